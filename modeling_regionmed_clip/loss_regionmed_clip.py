@@ -1,0 +1,123 @@
+"""Contrastive losses of RegionMed-CLIP: pure functions of embeddings and text keys, with no ranks and no state.
+
+A text's key stands for everything the text states, so rows and columns with equal keys are positives of each other.
+Letters: N queries, M candidates, B images, R regions, T image texts, U unique region texts, D shared width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NO_TEXT_KEY = -1  # keys of real texts are 63-bit hashes, hence never negative
+
+
+@dataclass(frozen=True)
+class ContrastiveTerm:
+    """One term of the loss with the number of pairs behind it; every field is a tensor of shape ()."""
+
+    loss: Tensor
+    num_positives: Tensor
+    num_negatives: Tensor
+
+
+def multi_positive_info_nce(
+    queries: Tensor,
+    candidates: Tensor,
+    query_keys: Tensor,
+    candidate_keys: Tensor,
+    logit_scale: Tensor,
+    query_mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+) -> ContrastiveTerm:
+    """Symmetric InfoNCE in which every pair with equal keys is a positive, averaged over both directions.
+
+    A query's loss is the mean over its positives of -log softmax over all candidates; queries without a positive are
+    left out. With distinct keys on both sides it is CLIP's loss.
+
+    Args:
+        queries, candidates: (N, D), (M, D) float; unit length.
+        query_keys, candidate_keys: (N,), (M,) int64.
+        logit_scale: () or (1,) float; inverse temperature.
+        query_mask, candidate_mask: (N,), (M,) bool; False rows and columns take no part. None: all take part.
+
+    Returns:
+        The term; its loss is exactly zero, with a gradient, when no pair is positive.
+
+    Source: InfoNCE as in CLIP, arXiv:2103.00020; several positives as L_out of arXiv:2004.11362, eq. 2.
+    """
+    logits = (logit_scale * (queries @ candidates.t())).float()  # (N, M)
+    taken = torch.ones_like(logits, dtype=torch.bool)
+    if query_mask is not None:
+        taken = taken & query_mask[:, None]
+    if candidate_mask is not None:
+        taken = taken & candidate_mask[None, :]
+    positive = (query_keys[:, None] == candidate_keys[None, :]) & taken
+    forward = _mean_over_positives(logits, positive, taken)
+    backward = _mean_over_positives(logits.t(), positive.t(), taken.t())
+    return ContrastiveTerm(
+        loss=(forward + backward) / 2, num_positives=positive.sum(), num_negatives=(taken & ~positive).sum()
+    )
+
+
+def _mean_over_positives(logits: Tensor, positive: Tensor, taken: Tensor) -> Tensor:
+    """() mean over the rows with a positive of the mean -log softmax of their positives, among `taken` columns."""
+    lowest = torch.finfo(logits.dtype).min
+    log_softmax = logits.masked_fill(~taken, lowest).log_softmax(dim=1)
+    num_positives = positive.sum(dim=1)
+    row_losses = -log_softmax.masked_fill(~positive, 0.0).sum(dim=1) / num_positives.clamp_min(1)
+    return row_losses.sum() / (num_positives > 0).sum().clamp_min(1)
+
+
+def first_occurrence_mask(fingerprints: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(M,) bool, True where no earlier (unmasked) row has the same fingerprint: each distinct text counts once.
+
+    Args:
+        fingerprints: (M,) int64; equal for equal texts.
+        mask: (M,) bool; False rows are never first and never hide a later row.
+    """
+    if mask is None:
+        mask = torch.ones_like(fingerprints, dtype=torch.bool)
+    same = (fingerprints[:, None] == fingerprints[None, :]) & mask[None, :]
+    is_earlier = torch.ones_like(same).tril(diagonal=-1)
+    return mask & ~(same & is_earlier).any(dim=1)
+
+
+def keys_of_regions(region_text_keys: Tensor, region_text_index: Tensor) -> Tensor:
+    """(B, R) int64 text key of every region, `NO_TEXT_KEY` where the region has no text.
+
+    Args:
+        region_text_keys: (U,) int64.
+        region_text_index: (B, R) int64; rows of the unique texts, -1 = none.
+    """
+    keys = region_text_keys[region_text_index.clamp_min(0)]
+    return keys.masked_fill(region_text_index < 0, NO_TEXT_KEY)
+
+
+def contrastive_terms(
+    embeddings: dict[str, Tensor], logit_scales: dict[str, Tensor], names: tuple[str, ...]
+) -> dict[str, ContrastiveTerm]:
+    """The named contrastive terms of one (gathered or local) batch.
+
+    Args:
+        embeddings: unit-length rows with keys and masks:
+            `image` (B, D), `image_keys` (B,), `text` (T, D), `text_keys` (T,), `text_mask` (T,) bool; for `region_text`
+            also `region` (M, D), `region_keys` (M,), `region_row_mask` (M,) bool, `region_text` (U, D),
+            `region_text_keys` (U,), `region_text_mask` (U,) bool; for `fused_image_text` also `fused_image` (B, D).
+        logit_scales: inverse temperature of each term, (1,).
+        names: terms wanted, of `image_text`, `region_text`, `fused_image_text`.
+    """
+    terms = {}
+    for name in names:
+        if name == "region_text":
+            rows, row_keys, row_mask = embeddings["region"], embeddings["region_keys"], embeddings["region_row_mask"]
+            columns = ("region_text", "region_text_keys", "region_text_mask")
+        else:
+            rows = embeddings["image" if name == "image_text" else "fused_image"]
+            row_keys, row_mask = embeddings["image_keys"], None
+            columns = ("text", "text_keys", "text_mask")
+        candidates, candidate_keys, candidate_mask = (embeddings[column] for column in columns)
+        terms[name] = multi_positive_info_nce(
+            rows, candidates, row_keys, candidate_keys, logit_scales[name], row_mask, candidate_mask
+        )
+    return terms

@@ -1,0 +1,83 @@
+"""The contrastive losses against other formulas and hand sums."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from modeling_regionmed_clip.loss_regionmed_clip import (
+    first_occurrence_mask,
+    keys_of_regions,
+    multi_positive_info_nce,
+)
+
+ONE = torch.ones(1)
+
+
+def unit_rows(num_rows: int, seed: int) -> torch.Tensor:
+    return functional.normalize(torch.randn(num_rows, 8, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_distinct_keys_give_the_loss_of_clip():
+    images, texts, keys = unit_rows(5, 0), unit_rows(5, 1), torch.arange(5)
+    logits = 10 * images @ texts.t()
+    expected = (functional.cross_entropy(logits, keys) + functional.cross_entropy(logits.t(), keys)) / 2
+    term = multi_positive_info_nce(images, texts, keys, keys, 10 * ONE)
+    torch.testing.assert_close(term.loss, expected, atol=1e-6, rtol=0)
+    assert (int(term.num_positives), int(term.num_negatives)) == (5, 20)
+
+
+def test_two_images_of_one_text_share_it_by_hand():
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    texts = torch.tensor([[1.0, 0.0]])
+    # One column: log softmax over it is 0. Text to image: logits (1, 0), both positive.
+    to_image = -0.5 * sum(value - math.log(math.e + 1) for value in (1.0, 0.0))
+    term = multi_positive_info_nce(images, texts, torch.tensor([7, 7]), torch.tensor([7]), ONE)
+    assert term.loss.item() == pytest.approx((0.0 + to_image) / 2, abs=1e-6)
+
+
+def test_a_masked_row_and_column_change_nothing():
+    images, texts, keys = unit_rows(4, 0), unit_rows(4, 1), torch.arange(4)
+    plain = multi_positive_info_nce(images[:3], texts[:3], keys[:3], keys[:3], ONE)
+    mask = torch.tensor([True, True, True, False])
+    masked = multi_positive_info_nce(images, texts, keys, keys, ONE, mask, mask)
+    torch.testing.assert_close(masked.loss, plain.loss, atol=1e-6, rtol=0)
+    assert (masked.num_positives, masked.num_negatives) == (plain.num_positives, plain.num_negatives)
+
+
+def test_a_batch_without_positives_has_zero_loss_and_a_finite_gradient():
+    images = unit_rows(3, 0).requires_grad_()
+    nobody = torch.zeros(3, dtype=torch.bool)
+    term = multi_positive_info_nce(images, unit_rows(2, 1), torch.arange(3), torch.tensor([8, 9]), ONE, nobody)
+    term.loss.backward()
+    assert term.loss.item() == 0.0
+    assert torch.equal(images.grad, torch.zeros_like(images))
+
+
+@given(st.lists(st.integers(0, 4), max_size=12), st.data())
+def test_first_occurrences_are_those_of_a_python_set(values, data):
+    mask = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
+    seen, expected = set(), []
+    for value, is_taken in zip(values, mask):
+        expected.append(is_taken and value not in seen)
+        seen |= {value} if is_taken else set()
+    found = first_occurrence_mask(torch.tensor(values, dtype=torch.int64), torch.tensor(mask, dtype=torch.bool))
+    assert found.tolist() == expected
+
+
+def test_repeating_a_text_does_not_change_the_loss_once_it_is_counted_once():
+    images, texts = unit_rows(3, 0), unit_rows(2, 1)
+    keys, text_keys = torch.tensor([5, 6, 6]), torch.tensor([5, 6])
+    once = multi_positive_info_nce(images, texts, keys, text_keys, ONE)
+    repeated_keys = torch.tensor([5, 6, 5, 6])
+    first = first_occurrence_mask(repeated_keys)
+    repeated = multi_positive_info_nce(images, texts.repeat(2, 1), keys, repeated_keys, ONE, candidate_mask=first)
+    torch.testing.assert_close(repeated.loss, once.loss, atol=1e-6, rtol=0)
+
+
+def test_regions_without_text_get_no_key():
+    keys = keys_of_regions(torch.tensor([31, 32]), torch.tensor([[1, -1], [0, 1]]))
+    assert keys.tolist() == [[32, -1], [31, 32]]

@@ -1,0 +1,97 @@
+"""Recipes and the command line: what they accept, fill in and refuse."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regionmed_clip.train.arguments import (
+    RECIPES_FOLDER,
+    load_recipe,
+    parse_command_line,
+    plain_clip_recipe,
+)
+
+SMOKE = RECIPES_FOLDER / "smoke.yaml"
+REAL_SMALL = RECIPES_FOLDER / "real_small.yaml"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_opens_with_its_command(path: Path):
+    needs_data = "data" not in yaml.safe_load(path.read_text())
+    recipe = load_recipe(path, ["data=phantom"] if needs_data else [])
+    assert recipe.name == path.stem
+    assert path.read_text().startswith("# accelerate launch train/pretrain.py")
+
+
+def test_with_no_argument_the_quickstart_runs_on_phantoms():
+    command = parse_command_line([])
+    assert command.recipe.name == "quickstart"
+    assert command.recipe.data.startswith("phantom")
+    assert not command.resume
+
+
+def test_overrides_reach_inner_keys_and_stages_by_name():
+    recipe = load_recipe(SMOKE, ["seed=7", "optimizer.weight_decay=1e-2", "stages.joint.steps=3", "baseline=true"])
+    assert (recipe.seed, recipe.optimizer.weight_decay, recipe.baseline) == (7, 0.01, True)
+    assert [stage.steps for stage in recipe.stages] == [8, 8, 3]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sede=1", "unknown key 'sede'; the known keys are name, data, seed"),
+        ("optimizer.lr=1", "unknown key 'lr'; the known keys are weight_decay"),
+        ("stages.last.steps=1", r"no stage 'last'; the recipe's stages are \['global', 'region', 'joint'\]"),
+        ("seed", "'seed' on the command line is not key=value"),
+        ("seed=one", "seed is 'one'; it must be a whole number"),
+        ("baseline=1", "baseline is 1; it must be true or false"),
+        ("precision=fp8", "precision is 'fp8'; it must be one of auto, fp32, bf16, fp16"),
+        ("global_batch_size=0", "global_batch_size is 0; it must be at least 1"),
+        ("stages.joint.learning_rate=-1", "stage 'joint': learning_rate is -1.0; it must be above 0"),
+        ("stages.joint.warmup_steps=8", "warmup_steps is 8; it must be from 0 to steps - 1"),
+        ("stages.joint.loss_weights={box: 1}", "loss_weights has 'box'; the known terms are image_text"),
+        ("stages.joint.loss_weights={}", "loss_weights is empty"),
+        ("stages.joint.modes={text: lora}", "modes.text is 'lora'; it must be full or frozen"),
+        ("stages.global.modes={vision: frozen, text: frozen}", "would train nothing.*no region term uses"),
+        ("data=", "names no data; add data=phantom"),
+    ],
+)
+def test_a_bad_override_is_refused_by_name(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(SMOKE, [override])
+
+
+def test_a_recipe_without_data_says_how_to_give_it():
+    with pytest.raises(ValueError, match="'real_small' names no data; add data=phantom or data=jsonl:FOLDER"):
+        load_recipe(REAL_SMALL)
+
+
+def test_a_missing_recipe_lists_the_shipped_ones():
+    with pytest.raises(ValueError, match=r"nonesuch.yaml' is not a file.*quickstart.yaml"):
+        load_recipe("nonesuch.yaml")
+
+
+def test_plain_clip_has_the_same_steps_and_no_region_term():
+    recipe = load_recipe(SMOKE)
+    plain = plain_clip_recipe(recipe)
+    assert plain.num_steps == recipe.num_steps
+    assert [stage.learning_rate for stage in plain.stages] == [stage.learning_rate for stage in recipe.stages]
+    assert all(stage.loss_weights == {"image_text": 1.0} for stage in plain.stages)
+
+
+def test_the_fingerprint_follows_what_decides_the_weights_and_nothing_else():
+    same = load_recipe(SMOKE, ["baseline=true", "checkpoint_every_steps=2", "evaluation.batch_size=8"])
+    other = load_recipe(SMOKE, ["stages.joint.learning_rate=1e-4"])
+    assert same.fingerprint() == load_recipe(SMOKE).fingerprint() != other.fingerprint()
+
+
+@given(st.integers(0, 10**6), st.floats(1e-6, 1.0), st.booleans())
+def test_a_resolved_recipe_reads_back_equal(tmp_path_factory, seed, decay, baseline):
+    overrides = [f"seed={seed}", f"optimizer.weight_decay={decay!r}", f"baseline={str(baseline).lower()}"]
+    recipe = load_recipe(SMOKE, overrides)
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.to_dict()))
+    assert load_recipe(path) == recipe

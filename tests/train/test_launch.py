@@ -1,0 +1,59 @@
+"""Number of processes, output folder and precision: decided before any work, refused with the way out."""
+
+import dataclasses
+
+import pytest
+
+from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
+from regionmed_clip.train.launch import check_processes, choose_output_dir
+from regionmed_clip.train.precision import resolve_precision
+
+SMOKE = load_recipe(RECIPES_FOLDER / "smoke.yaml")
+
+
+def test_another_number_of_processes_is_refused_with_the_command_that_works():
+    recipe = dataclasses.replace(SMOKE, num_processes=2)
+    check_processes(recipe, 2)
+    with pytest.raises(ValueError, match=r"num_processes=2, and 1 started.*--config_file train/accelerate/cpu_2"):
+        check_processes(recipe, 1)
+
+
+def test_a_batch_that_the_processes_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="global_batch_size=16, which 3 processes do not divide"):
+        check_processes(SMOKE, 3)
+
+
+def test_without_a_folder_each_run_gets_the_next_free_one_and_resume_the_newest(tmp_path):
+    assert choose_output_dir(None, "smoke", False, tmp_path) == tmp_path / "smoke"
+    (tmp_path / "smoke").mkdir()
+    assert choose_output_dir(None, "smoke", False, tmp_path) == tmp_path / "smoke-2"
+    (tmp_path / "smoke-2").mkdir()
+    assert choose_output_dir(None, "smoke", True, tmp_path) == tmp_path / "smoke-2"
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match="already holds a run; add --resume"):
+        choose_output_dir(tmp_path, "smoke", False)
+    assert choose_output_dir(tmp_path, "smoke", True) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("requested", "flags", "expected"),
+    [
+        ("auto", {"avx2", "avx512_bf16"}, "bf16"),
+        ("auto", {"amx_bf16"}, "bf16"),
+        ("auto", {"avx2"}, "no"),
+        ("fp32", {"avx512_bf16"}, "no"),
+        ("bf16", {"avx2"}, "bf16"),
+    ],
+)
+def test_bf16_is_used_where_the_processor_computes_it(requested, flags, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert resolve_precision(requested, frozenset(flags)) == expected
+
+
+def test_fp16_on_a_cpu_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="precision is 'fp16' and there is no GPU.*Use precision=auto"):
+        resolve_precision("fp16")

@@ -1,0 +1,50 @@
+"""What a stage trains and how its learning rate runs."""
+
+import pytest
+from tiny_models import tiny_model
+
+from regionmed_clip.train.arguments import RECIPES_FOLDER, Optimizer, Stage, TowerModes, load_recipe
+from regionmed_clip.train.stages import build_optimizer, learning_rate_at, set_trained_parameters, stage_at
+
+GLOBAL = Stage(loss_weights={"image_text": 1.0}, modes=TowerModes(roi="frozen"))
+REGION = Stage(loss_weights={"region_text": 1.0}, modes=TowerModes(text="frozen"))
+JOINT = Stage(loss_weights={"image_text": 1.0, "region_text": 1.0, "fused_image_text": 1.0})
+
+
+def trained_parts(stage: Stage) -> set[str]:
+    return {name.split(".")[0] for name, _ in set_trained_parameters(tiny_model(), stage)}
+
+
+def test_each_stage_trains_exactly_the_parts_its_terms_reach():
+    towers = {"vision_model", "visual_projection", "text_model", "text_projection", "temperatures"}
+    assert trained_parts(GLOBAL) == towers
+    assert trained_parts(REGION) == {"vision_model", "roi_processor", "temperatures"}
+    assert trained_parts(JOINT) == towers | {"roi_processor", "region_fusion"}
+
+
+def test_only_the_temperatures_of_the_terms_are_trained():
+    trained = {name for name, _ in set_trained_parameters(tiny_model(), GLOBAL) if name.startswith("temperatures")}
+    assert trained == {"temperatures.image_text"}
+
+
+def test_no_parameter_is_decayed_that_should_not_be():
+    model = tiny_model()
+    optimizer = build_optimizer(set_trained_parameters(model, JOINT), JOINT, Optimizer(weight_decay=0.5))
+    plain = {id(item) for group in optimizer.param_groups if not group["weight_decay"] for item in group["params"]}
+    named = {name for name, parameter in model.named_parameters() if id(parameter) in plain}
+    assert "region_fusion.alpha" in named
+    assert "temperatures.image_text" in named
+    assert all("weight" not in name or "norm" in name.lower() for name in named)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (8, 0.55), (13, 0.1)])
+def test_the_rate_warms_up_then_falls_along_a_cosine_to_its_share(step, expected):
+    stage = Stage(steps=14, warmup_steps=3, learning_rate=1.0, final_learning_rate_share=0.1)
+    assert learning_rate_at(stage, step) == pytest.approx(expected, abs=1e-9)
+
+
+def test_every_step_lies_in_its_stage():
+    recipe = load_recipe(RECIPES_FOLDER / "smoke.yaml")
+    assert [stage_at(recipe, step) for step in (0, 7, 8, 15, 16, 23)] == [
+        (0, 0), (0, 0), (1, 8), (1, 8), (2, 16), (2, 16),
+    ]  # fmt: skip

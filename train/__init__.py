@@ -1,0 +1,1 @@
+"""Progressive training of RegionMed-CLIP."""

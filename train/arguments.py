@@ -1,0 +1,289 @@
+"""Recipes and the command line: every default hyper-parameter lives here, a recipe file holds only what differs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RECIPES_FOLDER = Path(__file__).resolve().parent / "recipes"
+DEFAULT_RECIPE = RECIPES_FOLDER / "quickstart.yaml"
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PARAMETER_GROUPS = ("vision", "text", "roi")
+LOSS_TERMS = ("image_text", "region_text", "fused_image_text")
+REGION_TERMS = ("region_text", "fused_image_text")
+
+
+@dataclass(frozen=True)
+class TowerModes:
+    """What of each part is trained: "full" or "frozen"; the projections go with their tower."""
+
+    vision: str = "full"
+    text: str = "full"
+    roi: str = "full"
+
+    def check(self, where: str) -> None:
+        """Raises a ValueError for an unknown mode."""
+        for name in PARAMETER_GROUPS:
+            if getattr(self, name) not in ("full", "frozen"):
+                raise ValueError(
+                    f"{where}.{name} is {getattr(self, name)!r}; it must be full or frozen "
+                    "(lora is not in this version)."
+                )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a progressive run.
+
+    `loss_weights` maps terms of `LOSS_TERMS` to weights above 0; a term that is not named is not computed.
+    """
+
+    name: str = "joint"
+    steps: int = 100
+    learning_rate: float = 1e-3
+    final_learning_rate_share: float = 0.05  # of `learning_rate`, reached by a cosine at the stage's last step
+    warmup_steps: int = 0
+    loss_weights: dict[str, float] = field(default_factory=lambda: {"image_text": 1.0})
+    modes: TowerModes = field(default_factory=TowerModes)
+
+    def check(self, where: str) -> None:
+        """Raises a ValueError for a stage that could not run or would train nothing."""
+        _require(where, "steps", self.steps, self.steps >= 1, "at least 1")
+        _require(where, "learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
+        _require(where, "warmup_steps", self.warmup_steps, 0 <= self.warmup_steps < self.steps, "from 0 to steps - 1")
+        share = self.final_learning_rate_share
+        _require(where, "final_learning_rate_share", share, 0 <= share <= 1, "from 0 to 1")
+        if not self.loss_weights:
+            raise ValueError(f"{where}.loss_weights is empty; give at least one of {', '.join(LOSS_TERMS)} a weight.")
+        for term, weight in self.loss_weights.items():
+            if term not in LOSS_TERMS:
+                raise ValueError(f"{where}.loss_weights has {term!r}; the known terms are {', '.join(LOSS_TERMS)}.")
+            _require(where, f"loss_weights.{term}", weight, weight > 0, "above 0; leave a term out to switch it off")
+        self.modes.check(f"{where}.modes")
+        uses_roi = any(term in self.loss_weights for term in REGION_TERMS)
+        if self.modes.vision == self.modes.text == "frozen" and (self.modes.roi == "frozen" or not uses_roi):
+            raise ValueError(
+                f"{where} would train nothing: vision and text are frozen, and "
+                f"{'roi is frozen too' if uses_roi else 'no region term uses the ROI processor'}. Set a mode to full."
+            )
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """`source` "train" trains one on the training texts; anything else is a folder or Hub id of a tokenizer."""
+
+    source: str = "train"
+    vocab_size: int = 4096
+    max_length: int = 64
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = 1e-6
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    tasks: tuple[str, ...] = ("retrieval", "zero_shot", "region")
+    split: str = "test"
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run; see the fields' comments. `data` and `model` are plain values with their own checks."""
+
+    name: str = "recipe"
+    data: str | None = None  # phantom[:key=value,...] | jsonl:FOLDER | built corpus folder
+    seed: int = 0
+    image_size: int = 224  # pixels, side of the square frame the model sees
+    max_regions: int = 8  # regions of one image that take part in one step; the choice changes from epoch to epoch
+    global_batch_size: int = 128  # images of one optimiser step over all processes
+    num_processes: int | None = None  # None: any number that divides the batch
+    precision: str = "auto"  # bf16 where the hardware has it, else fp32
+    checkpoint_every_steps: int = 100
+    keep_checkpoints: int = 2
+    baseline: bool = False  # train plain-clip too: the same steps with the region terms off
+    log_sample_ids: bool = False  # a hash of the global batch's sample ids in every row of metrics.jsonl
+    preparation_workers: int = 2  # processes that draw or decode the corpus
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    model: dict[str, Any] = field(default_factory=dict)  # fields of RegionMedClipConfig
+    stages: tuple[Stage, ...] = ()
+
+    def check(self) -> None:
+        """Raises a ValueError that names the key, its value, the rule and the way out."""
+        where = f"recipe {self.name!r}"
+        for name in ("image_size", "max_regions", "global_batch_size", "checkpoint_every_steps", "keep_checkpoints"):
+            _require(where, name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        _require(where, "preparation_workers", self.preparation_workers, self.preparation_workers >= 1, "at least 1")
+        _require(where, "precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        if not self.data:
+            raise ValueError(
+                f"{where} names no data; add data=phantom or data=jsonl:FOLDER to the command or the recipe."
+            )
+        if not self.stages:
+            raise ValueError(f"{where} has no stages; a recipe is a list of at least one stage.")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{where} has stages named {names}; every stage needs a name of its own.")
+        for stage in self.stages:
+            stage.check(f"{where}: stage {stage.name!r}")
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of all stages together."""
+        return sum(stage.steps for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for YAML and JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the weights; a checkpoint of another fingerprint is not resumed from."""
+        undecisive = {"name", "baseline", "num_processes", "keep_checkpoints", "checkpoint_every_steps", "evaluation"}
+        undecisive |= {"log_sample_ids", "preparation_workers"}
+        fields = {key: value for key, value in self.to_dict().items() if key not in undecisive}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plain_clip_recipe(recipe: Recipe) -> Recipe:
+    """The same run with the region terms off and both towers trained throughout: the baseline of equal steps."""
+    stages = tuple(
+        dataclasses.replace(stage, loss_weights={"image_text": 1.0}, modes=TowerModes(roi="frozen"))
+        for stage in recipe.stages
+    )
+    return dataclasses.replace(recipe, name=f"{recipe.name}-plain-clip", stages=stages, baseline=False)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The checked recipe of a YAML file with `key=value` overrides applied; dots reach inner keys and stage names."""
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(sorted(file.name for file in RECIPES_FOLDER.glob("*.yaml")))
+        raise ValueError(
+            f"recipe {str(path)!r} is not a file; give a path, for instance one of train/recipes: {known}."
+        )
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a recipe is a YAML mapping of keys to values, not {type(values).__name__}.")
+    for override in overrides:
+        _apply_override(values, override)
+    values.setdefault("name", path.stem)
+    recipe = build_dataclass(Recipe, values, str(path))
+    recipe.check()
+    return recipe
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ValueError(f"{override!r} on the command line is not key=value; write for instance seed=1.")
+    *parents, last = key.split(".")
+    target: Any = values
+    for parent in parents:
+        if isinstance(target, list):
+            names = [stage.get("name") for stage in target]
+            if parent not in names:
+                raise ValueError(f"{override!r}: there is no stage {parent!r}; the recipe's stages are {names}.")
+            target = target[names.index(parent)]
+        else:
+            target = target.setdefault(parent, {})
+        if not isinstance(target, dict | list):
+            raise ValueError(f"{override!r}: {parent!r} holds a single value, nothing lies below it.")
+    if isinstance(target, list):
+        raise ValueError(f"{override!r}: name the key to set inside the stage, for instance {key}.steps=10.")
+    target[last] = yaml.safe_load(text)
+
+
+def build_dataclass(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """An instance of the dataclass `kind` from plain values; unknown keys and wrong types are ValueErrors."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {values!r}; it must be a mapping of keys to values.")
+    hints = typing.get_type_hints(kind)
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where} has the unknown key {key!r}; the known keys are {', '.join(known)}.")
+    return kind(**{key: _coerce(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotated type; YAML's 1e-3, which it reads as text, becomes a float."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _coerce(next(item for item in arguments if item is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return build_dataclass(hint, value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} is {value!r}; it must be a list.")
+        inner = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(inner) != len(value):
+            raise ValueError(f"{where} is {value!r}; it must have {len(inner)} entries.")
+        return tuple(_coerce(item, entry, f"{where}[{i}]") for i, (item, entry) in enumerate(zip(inner, value)))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r}; it must be a mapping of keys to values.")
+        return {str(key): _coerce(arguments[1], entry, f"{where}.{key}") for key, entry in value.items()}
+    return _coerce_scalar(hint, value, where)
+
+
+def _coerce_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any or (isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)):
+        return value
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError as error:
+            raise ValueError(f"{where} is {value!r}; it must be a number.") from error
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    raise ValueError(f"{where} is {value!r}; it must be {names[hint]}.")
+
+
+def _require(where: str, name: str, value: Any, is_met: bool, rule: str) -> None:
+    if not is_met:
+        raise ValueError(f"{where}: {name} is {value!r}; it must be {rule}.")
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    recipe: Recipe
+    recipe_path: Path
+    output_dir: Path | None
+    resume: bool
+    text: str  # the command as typed, for the record
+
+
+def parse_command_line(arguments: Sequence[str]) -> CommandLine:
+    """The checked command line of train/pretrain.py."""
+    parser = argparse.ArgumentParser(
+        prog="accelerate launch train/pretrain.py",
+        description="Progressive training of RegionMed-CLIP; with no argument the quickstart on the phantom corpus.",
+    )
+    parser.add_argument("--recipe", type=Path, default=DEFAULT_RECIPE, help="YAML recipe (default: %(default)s)")
+    parser.add_argument("--output_dir", type=Path, help="default: the next free runs/RECIPE")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe keys, e.g. seed=1 stages.joint.steps=50"
+    )
+    parsed = parser.parse_intermixed_args(list(arguments))
+    recipe = load_recipe(parsed.recipe, parsed.overrides)
+    command = " ".join(["accelerate launch train/pretrain.py", *arguments])
+    return CommandLine(recipe, parsed.recipe, parsed.output_dir, parsed.resume, command)

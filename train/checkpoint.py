@@ -1,0 +1,100 @@
+"""Checkpoints of a run: written whole or not at all, read with tensors and primitives only, the newest kept.
+
+A checkpoint is the folder `step_00000123` with the model (safetensors), the optimiser and random states (tensors and
+primitives, read with weights_only=True) and `state.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands after `step` optimiser steps; `position` is the next global sample position."""
+
+    step: int
+    stage: str
+    epoch: int
+    position: int
+    recipe_fingerprint: str
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState, num_kept: int
+) -> Path:
+    """The checkpoint's path; older ones beyond `num_kept` are deleted after the new one is safely on disk."""
+    path = folder / f"step_{state.step:08d}"
+    temporary = path.with_suffix(TEMPORARY_SUFFIX)
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary / "model.safetensors"
+    )
+    random_states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random_states["cuda"] = torch.cuda.get_rng_state()
+    torch.save({"optimizer": optimizer.state_dict(), "random": random_states}, temporary / "optimizer.pt")
+    (temporary / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+    for file in temporary.iterdir():
+        _flush_to_disk(file)
+    if path.exists():
+        shutil.rmtree(path)
+    temporary.rename(path)
+    _flush_to_disk(folder)
+    for old in list_checkpoints(folder)[:-num_kept]:
+        shutil.rmtree(old)
+    return path
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints of a run, oldest first; half-written ones are not among them."""
+    return sorted(path for path in folder.glob("step_*") if path.suffix != TEMPORARY_SUFFIX and path.is_dir())
+
+
+def read_state(path: Path, recipe_fingerprint: str) -> RunState:
+    """The state of a checkpoint.
+
+    Raises:
+        ValueError: if it belongs to a recipe that would give other weights.
+    """
+    state = RunState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+    if state.recipe_fingerprint != recipe_fingerprint:
+        raise ValueError(
+            f"{path} was written by a recipe with fingerprint {state.recipe_fingerprint}, this one has "
+            f"{recipe_fingerprint}; resume with the recipe.yaml of that run, or choose another --output_dir."
+        )
+    return state
+
+
+def load_model_weights(path: Path, model: nn.Module) -> None:
+    """Loads the checkpoint's weights into `model`, every name and shape matching."""
+    model.load_state_dict(load_file(path / "model.safetensors"))
+
+
+def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Loads the optimiser's and the random generators' states of the checkpoint."""
+    states = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
+    optimizer.load_state_dict(states["optimizer"])
+    torch.set_rng_state(states["random"]["cpu"])
+    if "cuda" in states["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["random"]["cuda"])

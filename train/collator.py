@@ -1,0 +1,104 @@
+"""Prepared samples -> the batch of tensors of DESIGN.md section 2, every distinct text tokenised once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
+from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
+
+from .frame_store import FrameStore, StoredSample
+from .sample_order import SampleOrder, choose_regions
+
+
+class PositionedSamples(Dataset):
+    """Samples by global position, each with at most `max_regions` of its regions."""
+
+    def __init__(self, store: FrameStore, order: SampleOrder, max_regions: int):
+        self.store = store
+        self.order = order
+        self.max_regions = max_regions
+
+    def __getitem__(self, position: int) -> tuple[StoredSample, np.ndarray]:
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[tuple[StoredSample, np.ndarray]]:
+        """(sample, indices of its chosen regions) at consecutive global positions."""
+        samples = self.store.samples(self.order.indices(positions[0], positions[-1] + 1))
+        return [
+            (sample, choose_regions(len(sample.boxes), self.max_regions, self.order.seed, position))
+            for sample, position in zip(samples, positions)
+        ]
+
+
+class UniqueTexts:
+    """Numbers texts in the order of their first appearance; `rows` and `keys` have one entry per distinct text."""
+
+    def __init__(self):
+        self.row_of_text: dict[str, int] = {}
+        self.keys: list[int] = []
+
+    def row(self, text: str, key: int) -> int:
+        """Row of `text`, added with its key when it is new."""
+        if text not in self.row_of_text:
+            self.row_of_text[text] = len(self.keys)
+            self.keys.append(key)
+        return self.row_of_text[text]
+
+    @property
+    def texts(self) -> list[str]:
+        """The distinct texts in the order of their rows."""
+        return list(self.row_of_text)
+
+
+class Collator:
+    """Batches of (sample, chosen regions) as tensors; see DESIGN.md section 2 for names, shapes and dtypes."""
+
+    def __init__(self, processor: RegionMedClipProcessor):
+        self.processor = processor
+
+    def __call__(self, chosen: Sequence[tuple[StoredSample, np.ndarray]]) -> dict[str, Tensor | list[str]]:
+        """One batch; R is the largest number of chosen regions, at least 1, U at least 1."""
+        samples = [sample for sample, _ in chosen]
+        captions = UniqueTexts()
+        text_index = [captions.row(sample.caption, sample.caption_key) for sample in samples]
+        encoded = self.processor.encode_texts(captions.texts)
+        frames = torch.from_numpy(np.stack([sample.frame for sample in samples]))  # (B, 3, S, S) uint8
+        return {
+            "sample_id": [sample.sample_id for sample in samples],
+            "pixel_values": self.processor.image_processor.normalize_frames(frames),
+            "input_ids": encoded["input_ids"],
+            "attention_mask": encoded["attention_mask"],
+            "text_index": torch.tensor(text_index),
+            "text_keys": torch.tensor(captions.keys),
+            **self._regions(chosen),
+        }
+
+    def _regions(self, chosen: Sequence[tuple[StoredSample, np.ndarray]]) -> dict[str, Tensor]:
+        num_regions = max(1, max(len(regions) for _, regions in chosen))  # R
+        boxes = torch.zeros(len(chosen), num_regions, 4)
+        mask = torch.zeros(len(chosen), num_regions, dtype=torch.bool)
+        index = torch.full((len(chosen), num_regions), -1)
+        unique = UniqueTexts()
+        for i, (sample, regions) in enumerate(chosen):
+            boxes[i, : len(regions)] = torch.from_numpy(sample.boxes[regions])
+            mask[i, : len(regions)] = True
+            for j, region in enumerate(regions):
+                text = sample.region_texts[region]
+                index[i, j] = unique.row(text, sample.region_keys[region]) if text else -1
+        if not unique.keys:
+            unique.row(self.processor.tokenizer.unk_token, NO_TEXT_KEY)  # a placeholder keeps every rank's graph alike
+        encoded = self.processor.encode_texts(unique.texts)
+        return {
+            "region_boxes": boxes,
+            "region_mask": mask,
+            "region_input_ids": encoded["input_ids"],
+            "region_attention_mask": encoded["attention_mask"],
+            "region_text_index": index,
+            "region_text_keys": torch.tensor(unique.keys),
+        }

@@ -1,0 +1,78 @@
+"""How a run starts and ends on its processes: their number, their threads, the folder they share, a clean exit."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from .arguments import CommandLine, Recipe
+from .checkpoint import list_checkpoints
+
+RUNS_FOLDER = Path("runs")
+
+
+def use_all_cores(accelerator: Accelerator) -> None:
+    """On a CPU gives every process its share of the cores; `accelerate launch` alone would give it one thread."""
+    if accelerator.device.type == "cpu":
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, num_cores // accelerator.num_processes))
+
+
+def leave(accelerator: Accelerator) -> None:
+    """Ends every process together and at once: torch's gloo threads abort at random in a normal exit."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if accelerator.num_processes > 1:
+        os._exit(0)
+
+
+def check_processes(recipe: Recipe, num_processes: int) -> None:
+    """Raises a ValueError if the launch started another number of processes than the recipe needs."""
+    if recipe.num_processes is not None and recipe.num_processes != num_processes:
+        raise ValueError(
+            f"recipe {recipe.name!r} asks for num_processes={recipe.num_processes}, and {num_processes} started. "
+            "On a CPU `accelerate launch --cpu --num_processes N` starts one process without a word; this works: "
+            f"ACCELERATE_USE_CPU=true accelerate launch --config_file train/accelerate/cpu_2_processes.yaml "
+            f"--num_processes {recipe.num_processes} train/pretrain.py ..."
+        )
+    if recipe.global_batch_size % num_processes:
+        raise ValueError(
+            f"recipe {recipe.name!r} has global_batch_size={recipe.global_batch_size}, which {num_processes} processes "
+            "do not divide; change one of them."
+        )
+
+
+def agree_on_output_dir(command_line: CommandLine, accelerator: Accelerator) -> Path:
+    """The run's folder, chosen (and created) by the main process and told to the others."""
+    chosen: list[Path | None] = [None]
+    if accelerator.is_main_process:
+        chosen = [choose_output_dir(command_line.output_dir, command_line.recipe.name, command_line.resume)]
+        chosen[0].mkdir(parents=True, exist_ok=True)
+    broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def choose_output_dir(asked: Path | None, recipe_name: str, resume: bool, runs_folder: Path = RUNS_FOLDER) -> Path:
+    """The folder asked for; without one, runs/RECIPE, numbered on where it is taken, or the newest one to resume.
+
+    Raises:
+        ValueError: if the folder asked for holds a run and `resume` is off.
+    """
+    if asked is not None:
+        if not resume and ((asked / "metrics.jsonl").exists() or list_checkpoints(asked / "checkpoints")):
+            raise ValueError(
+                f"--output_dir {str(asked)!r} already holds a run; add --resume to go on with it, or name "
+                "another folder."
+            )
+        return asked
+    candidates = [runs_folder / recipe_name]
+    while candidates[-1].exists():
+        candidates.append(runs_folder / f"{recipe_name}-{len(candidates) + 1}")
+    return candidates[-2] if resume and len(candidates) > 1 else candidates[-1]

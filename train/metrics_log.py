@@ -1,0 +1,33 @@
+"""metrics.jsonl: one JSON row for every optimiser step, cut back to the checkpoint's step on resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+    """Appends rows to a JSON Lines file; each row is on disk before the next step begins."""
+
+    def __init__(self, path: Path, last_step: int):
+        """Opens `path`, dropping the rows after `last_step` (and a last line cut off by a kill)."""
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_metrics(path) if row["step"] <= last_step]
+        temporary = path.with_suffix(".partial")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(path)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Writes one row."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a metrics file, none if it does not exist; an unfinished last line is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last line break is unfinished or empty

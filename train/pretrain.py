@@ -1,0 +1,31 @@
+"""Entry: `accelerate launch train/pretrain.py` trains, evaluates, pictures and packs a model (train/arguments.py)."""
+
+import sys
+
+from regionmed_clip.eval.report import format_table, write_report
+from regionmed_clip.eval.results import describe_hardware, write_results
+from regionmed_clip.model_cards.stage import stage_flat_folder
+from regionmed_clip.train.arguments import parse_command_line
+from regionmed_clip.train.evaluation import evaluate_run
+from regionmed_clip.train.launch import leave
+from regionmed_clip.train.metrics_log import read_metrics
+from regionmed_clip.train.pretraining import TrainedRun, pretrain, remove_cache
+
+
+def write_outputs(run: TrainedRun) -> None:
+    """Fills OUTPUT_DIR with results.json, final/ and report/, and prints the table."""
+    evaluated, folder = evaluate_run(run, describe_hardware()), run.output_dir
+    results, rows = evaluated.results, read_metrics(folder / "metrics.jsonl")
+    write_results(folder / "results.json", results)
+    stage_flat_folder(run.model, run.processor, folder / "final", results=results, facts=run.facts())
+    shown = {"examples": evaluated.examples, "embedded": evaluated.embedded, "processor": run.processor}
+    write_report(folder / "report", metrics_rows=rows, results=results, model=run.model, **shown)
+    remove_cache(run)
+    sys.stdout.write(f"{format_table(results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report' / 'index.md'}\n")
+
+
+if __name__ == "__main__":
+    trained = pretrain(parse_command_line(sys.argv[1:]))
+    if trained.accelerator.is_main_process:
+        write_outputs(trained)
+    leave(trained.accelerator)

@@ -1,0 +1,146 @@
+"""From a command line to trained models: output folder, prepared data, tokenizer, model, progressive run, baseline."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
+from regionmed_clip.processing.corpus.data_spec import parse_data_spec, stream_examples
+from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
+from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
+
+from .arguments import CommandLine, Recipe, plain_clip_recipe
+from .frame_store import FrameStore, prepare_split
+from .launch import agree_on_output_dir, check_processes, use_all_cores
+from .precision import resolve_precision
+from .tokenizer import load_tokenizer, train_tokenizer
+from .trainer import Trainer
+
+TRAINING_SPLIT = "train"
+BASELINE_FOLDER = "plain_clip"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What training gives to evaluation, report and card."""
+
+    command_line: CommandLine
+    output_dir: Path
+    accelerator: Accelerator
+    processor: RegionMedClipProcessor
+    model: RegionMedClipModel
+    baseline: RegionMedClipModel | None
+
+    def facts(self) -> dict[str, Any]:
+        """What the model card says of this run beside its numbers."""
+        recipe = self.command_line.recipe
+        stages = [
+            f"stage {stage.name}: {stage.steps} steps, learning rate {stage.learning_rate:g}, losses "
+            + ", ".join(f"{term} x {weight:g}" for term, weight in stage.loss_weights.items())
+            for stage in recipe.stages
+        ]
+        settings = (
+            f"global batch {recipe.global_batch_size} images, seed {recipe.seed}, mixed precision "
+            f"{self.accelerator.mixed_precision}, {self.accelerator.num_processes} process(es)"
+        )
+        return {
+            "data": recipe.data,
+            "text_origin": "texts by template from structured annotations",
+            "training": [*stages, settings],
+            "num_parameters": self.model.num_parameters(),
+            "image_size": recipe.image_size,
+            "recipe": recipe.name,
+        }
+
+
+def pretrain(command_line: CommandLine) -> TrainedRun:
+    """Trains the recipe's model, and plain-clip where the recipe asks for it, on every process."""
+    recipe = command_line.recipe
+    accelerator = Accelerator(mixed_precision=resolve_precision(recipe.precision), cpu=not torch.cuda.is_available())
+    check_processes(recipe, accelerator.num_processes)
+    use_all_cores(accelerator)
+    output_dir = agree_on_output_dir(command_line, accelerator)
+    image_processor = _build_image_processor(recipe)
+    cache = output_dir / "cache"
+    if accelerator.is_main_process:
+        (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+        _check_splits(recipe)
+        prepare_split(cache / TRAINING_SPLIT, recipe.data, TRAINING_SPLIT, image_processor, recipe.preparation_workers)
+    accelerator.wait_for_everyone()
+    store = FrameStore(cache / TRAINING_SPLIT, recipe.image_size)
+    processor = RegionMedClipProcessor(image_processor, _build_tokenizer(recipe, store))
+
+    def train(run_recipe: Recipe, folder: Path) -> RegionMedClipModel:
+        model = build_model(run_recipe, processor)
+        Trainer(run_recipe, model, processor, store, folder, accelerator).train(command_line.resume)
+        return model.eval()
+
+    model = train(recipe, output_dir)
+    baseline = train(plain_clip_recipe(recipe), output_dir / BASELINE_FOLDER) if recipe.baseline else None
+    return TrainedRun(command_line, output_dir, accelerator, processor, model, baseline)
+
+
+def _build_image_processor(recipe: Recipe) -> RegionMedClipImageProcessor:
+    patch_size = build_config(recipe).vision_config.patch_size
+    size = {"height": recipe.image_size, "width": recipe.image_size}
+    return RegionMedClipImageProcessor(size=size, patch_size=patch_size)
+
+
+def _check_splits(recipe: Recipe) -> None:
+    """Fails before any work if the data lacks the split that the evaluation needs."""
+    spec = parse_data_spec(recipe.data)
+    for split in (TRAINING_SPLIT, recipe.evaluation.split):
+        stream_examples(spec, split)
+
+
+def _build_tokenizer(recipe: Recipe, store: FrameStore):
+    settings = recipe.tokenizer
+    if settings.source == "train":
+        return train_tokenizer(store.texts(), settings.vocab_size, settings.max_length)
+    return load_tokenizer(settings.source)
+
+
+def build_config(recipe: Recipe, tokenizer=None) -> RegionMedClipConfig:
+    """The model's config from the recipe's `model`, with image size and special tokens filled in."""
+    fields = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.model.items()}
+    unknown = [key for key in fields if not hasattr(RegionMedClipConfig, key)]
+    if unknown:
+        raise ValueError(
+            f"recipe {recipe.name!r}: model has the unknown key {unknown[0]!r}; it takes the arguments of "
+            "RegionMedClipConfig, for instance projection_dim, vision_config, text_config."
+        )
+    config = RegionMedClipConfig(**fields)
+    config.vision_config.image_size = recipe.image_size
+    config._check_sizes()
+    if tokenizer is not None:
+        text = config.text_config
+        text.vocab_size = len(tokenizer)
+        text.pad_token_id = tokenizer.pad_token_id
+        text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return config
+
+
+def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedClipModel:
+    """A model with random weights drawn from the recipe's seed, the same on every process."""
+    config = build_config(recipe, processor.tokenizer)
+    longest = getattr(config.text_config, "max_position_embeddings", None)
+    if longest is not None and longest < processor.tokenizer.model_max_length:
+        raise ValueError(
+            f"recipe {recipe.name!r}: texts may have {processor.tokenizer.model_max_length} tokens, and the text tower "
+            f"has {longest} positions; lower tokenizer.max_length or raise model.text_config.max_position_embeddings."
+        )
+    set_seed(recipe.seed)
+    return RegionMedClipModel(config)
+
+
+def remove_cache(run: TrainedRun) -> None:
+    """Deletes the prepared images of a finished run; a resume prepares them again."""
+    shutil.rmtree(run.output_dir / "cache", ignore_errors=True)

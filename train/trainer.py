@@ -1,0 +1,207 @@
+"""One progressive run of a recipe: stages in order, a global contrastive batch a step, checkpoints and a log."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from modeling_regionmed_clip import RegionMedClipModel
+from modeling_regionmed_clip.loss_regionmed_clip import ContrastiveTerm
+from modeling_regionmed_clip.modeling_regionmed_clip import loss_inputs
+from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
+
+from .arguments import REGION_TERMS, Recipe, Stage
+from .checkpoint import RunState, list_checkpoints, load_model_weights, load_optimizer, read_state, save_checkpoint
+from .collator import Collator, PositionedSamples
+from .frame_store import FrameStore
+from .gather import gather_loss_inputs, text_fingerprints
+from .metrics_log import MetricsLog
+from .sample_order import SampleOrder, rank_positions
+from .stages import build_optimizer, learning_rate_at, set_trained_parameters, stage_at
+
+Batch = dict[str, Any]
+
+
+class Trainer:
+    """Trains `model` in place by `recipe`; its log and checkpoints lie in `output_dir`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: RegionMedClipModel,
+        processor: RegionMedClipProcessor,
+        store: FrameStore,
+        output_dir: Path,
+        accelerator: Accelerator,
+    ):
+        self.recipe = recipe
+        self.model = model.to(accelerator.device)
+        self.store = store
+        self.accelerator = accelerator
+        self.checkpoints = output_dir / "checkpoints"
+        self.metrics_path = output_dir / "metrics.jsonl"
+        self.collator = Collator(processor)
+        self.samples = PositionedSamples(store, SampleOrder(len(store), recipe.seed), recipe.max_regions)
+        self.fingerprint = recipe.fingerprint()
+
+    def train(self, resume: bool) -> None:
+        """Runs the stages to the end, from the last checkpoint if `resume` and there is one."""
+        checkpoint, step = self._find_start(resume)
+        log = MetricsLog(self.metrics_path, step) if self.accelerator.is_main_process else None
+        self.accelerator.wait_for_everyone()
+        progress = tqdm(
+            total=self.recipe.num_steps,
+            initial=step,
+            desc=self.recipe.name,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+        with progress:
+            while step < self.recipe.num_steps:
+                step = self._train_stage(step, checkpoint, log, progress)
+                checkpoint = None
+
+    def _find_start(self, resume: bool) -> tuple[Path | None, int]:
+        """The checkpoint to go on from, its weights loaded, and the steps already done."""
+        checkpoints = list_checkpoints(self.checkpoints)
+        if not resume or not checkpoints:
+            return None, 0
+        state = read_state(checkpoints[-1], self.fingerprint)
+        load_model_weights(checkpoints[-1], self.model)
+        return checkpoints[-1], state.step
+
+    def _train_stage(self, step: int, checkpoint: Path | None, log: MetricsLog | None, progress: tqdm) -> int:
+        """Trains from `step` to the end of its stage; gives the step after it."""
+        index, first_step = stage_at(self.recipe, step)
+        stage = self.recipe.stages[index]
+        trained = set_trained_parameters(self.model, stage)
+        optimizer = build_optimizer(trained, stage, self.recipe.optimizer)
+        if checkpoint is not None and step > first_step:
+            load_optimizer(checkpoint, optimizer)
+        wrapped = self.accelerator.prepare_model(self.model)
+        self.model.train()
+        last_step = first_step + stage.steps
+        started_at = time.monotonic()
+        for batch in self._batches(step, last_step):
+            rate = learning_rate_at(stage, step - first_step)
+            terms, loss, gradient_norm = self._optimise(wrapped, optimizer, stage, batch, rate, step)
+            step += 1
+            now = time.monotonic()
+            row = self._row(step, stage, terms, loss, rate, gradient_norm, batch, now - started_at)
+            started_at = now
+            if log is not None:
+                log.append(row)
+            progress.set_postfix(stage=stage.name, loss=f"{row['loss']:.3f}", refresh=False)
+            progress.update()
+            if step % self.recipe.checkpoint_every_steps == 0 or step == last_step:
+                self._save(step, stage, optimizer)
+        self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # gives the model its own forward back
+        self.accelerator.free_memory()
+        return step
+
+    def _batches(self, step: int, last_step: int) -> Iterator[Batch]:
+        positions = [
+            list(rank_positions(i, self.recipe.global_batch_size, self._rank, self._num_processes))
+            for i in range(step, last_step)
+        ]
+        return iter(DataLoader(self.samples, batch_sampler=positions, collate_fn=self.collator))
+
+    @property
+    def _rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def _num_processes(self) -> int:
+        return self.accelerator.num_processes
+
+    def _optimise(
+        self,
+        wrapped: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        stage: Stage,
+        batch: Batch,
+        rate: float,
+        step: int,
+    ) -> tuple[dict[str, ContrastiveTerm], Tensor, Tensor]:
+        """One optimiser step; gives its terms, weighted loss () and gradient norm ()."""
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        terms = self._global_terms(wrapped, stage, batch)
+        loss = torch.stack([stage.loss_weights[name] * term.loss for name, term in terms.items()]).sum()
+        self._refuse_non_finite(terms, stage, batch, step)
+        optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
+        optimizer.step()
+        return terms, loss.detach(), gradient_norm
+
+    def _global_terms(self, wrapped: nn.Module, stage: Stage, batch: Batch) -> dict[str, ContrastiveTerm]:
+        """The stage's loss terms over the batches of all processes."""
+        tensors = {key: value.to(self.accelerator.device) for key, value in batch.items() if key != "sample_id"}
+        if not any(term in stage.loss_weights for term in REGION_TERMS):
+            tensors = {key: value for key, value in tensors.items() if not key.startswith("region_")}
+        keys = {name: tensors.pop(name, None) for name in ("text_index", "text_keys", "region_text_keys")}
+        region_text_index = tensors.pop("region_text_index", None)
+        output = wrapped(**tensors)
+        local = loss_inputs(
+            output, tensors.get("region_mask"), region_text_index, keys["text_index"], keys["text_keys"],
+            keys["region_text_keys"],
+        )  # fmt: skip
+        fingerprints = {"text": text_fingerprints(tensors["input_ids"], tensors["attention_mask"])}
+        if "region_input_ids" in tensors:
+            fingerprints["region_text"] = text_fingerprints(
+                tensors["region_input_ids"], tensors["region_attention_mask"]
+            )
+        gathered = gather_loss_inputs(local, fingerprints)
+        return self.model.compute_terms(gathered, tuple(stage.loss_weights))
+
+    def _refuse_non_finite(self, terms: dict[str, ContrastiveTerm], stage: Stage, batch: Batch, step: int) -> None:
+        for name, term in terms.items():
+            if not torch.isfinite(term.loss):
+                raise ValueError(
+                    f"step {step + 1} of stage {stage.name!r}: the loss term {name} is {term.loss.item()}; it must be "
+                    f"finite. Samples of this process: {', '.join(batch['sample_id'])}. Lower the learning rate or "
+                    f"look at these samples; the last good checkpoint lies in {self.checkpoints}."
+                )
+
+    def _row(
+        self,
+        step: int,
+        stage: Stage,
+        terms: dict[str, ContrastiveTerm],
+        loss: Tensor,
+        rate: float,
+        gradient_norm: Tensor,
+        batch: Batch,
+        elapsed_s: float,
+    ) -> dict[str, Any]:
+        """The row of metrics.jsonl of one step."""
+        row = {"step": step, "stage": stage.name, "loss": loss.item(), "lr": rate, "grad_norm": gradient_norm.item()}
+        row["samples_per_s"] = round(self.recipe.global_batch_size / elapsed_s, 2)
+        for name, term in terms.items():
+            row[f"loss_{name}"] = term.loss.item()
+            row[f"num_positives_{name}"] = int(term.num_positives)
+            row[f"num_negatives_{name}"] = int(term.num_negatives)
+            row[f"logit_scale_{name}"] = self.model.temperatures(name).item()
+        row["fusion_alpha"] = self.model.region_fusion.alpha.item()
+        if self.recipe.log_sample_ids:
+            joined = "\n".join(gather_object(batch["sample_id"]))  # rank order is the order of the global batch
+            row["sample_ids_sha256"] = hashlib.sha256(joined.encode()).hexdigest()
+        return row
+
+    def _save(self, step: int, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        position = step * self.recipe.global_batch_size
+        state = RunState(step, stage.name, position // len(self.store), position, self.fingerprint)
+        save_checkpoint(self.checkpoints, self.model, optimizer, state, self.recipe.keep_checkpoints)
