@@ -1,0 +1,1 @@
+"""The MedRegion corpus: records, texts by template, sources and the streaming `datasets` builder."""

@@ -1,0 +1,189 @@
+"""The records of the corpus: one image with its regions, texts and questions.
+
+Boxes are (x0, y0, x1, y1) in pixels of the original image, origin top-left, half-open: x1 and y1 lie just outside.
+Laterality is always the PATIENT's side; a place such as "upper left" is read in the image frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+LATERALITIES = ("left", "right", "bilateral")
+SIZES = ("small", "medium", "large")
+SEVERITIES = ("mild", "moderate", "severe")
+CERTAINTIES = ("possible", "probable", "definite")
+TEXT_ORIGINS = ("template", "source")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRle:
+    """A mask as COCO uncompressed run lengths: column-major, the first run counts zeros (it may be 0 long).
+
+    Attributes:
+        size: (height, width) in pixels.
+        counts: lengths of the alternating runs of zeros and ones; they sum to height * width.
+    """
+
+    size: tuple[int, int]
+    counts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        height, width = self.size
+        if height < 1 or width < 1 or any(count < 0 for count in self.counts) or sum(self.counts) != height * width:
+            raise ValueError(
+                f"Mask of size {self.size} has {len(self.counts)} run lengths that sum to {sum(self.counts)}; they "
+                f"must be at least 0 and sum to height * width = {height * width}. Use `MaskRle.from_array`."
+            )
+
+    @classmethod
+    def from_array(cls, mask: np.ndarray) -> MaskRle:
+        """Run lengths of `mask`, an (H, W) array in which every non-zero value belongs to the region."""
+        if mask.ndim != 2 or mask.size == 0:
+            raise ValueError(
+                f"A mask has shape {mask.shape}; it must be a filled (H, W) array. Pass one region at a time."
+            )
+        flat = np.asarray(mask, dtype=bool).ravel(order="F")
+        changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        starts = [0, 0] if flat[0] else [0]  # the first run counts zeros: an empty one where the mask begins with a one
+        bounds = np.concatenate((starts, changes, [flat.size]))
+        return cls((int(mask.shape[0]), int(mask.shape[1])), tuple(np.diff(bounds).tolist()))
+
+    def to_array(self) -> np.ndarray:
+        """The mask as an (H, W) bool array."""
+        values = np.arange(len(self.counts)) % 2 == 1
+        return np.repeat(values, self.counts).reshape(self.size, order="F")
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRecord:
+    """One annotated region; attributes that are not known are None and no text may state them."""
+
+    box: tuple[float, float, float, float]
+    finding: str
+    anatomy: str | None = None
+    laterality: str | None = None
+    place: str | None = None
+    size: str | None = None
+    severity: str | None = None
+    certainty: str | None = None
+    is_negated: bool = False
+    description: str = ""
+    text_origin: str = "template"
+    mask_rle: MaskRle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QARecord:
+    """A question about an image with its answer; kind is "open", "closed" or a source's finer name."""
+
+    question: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRecord:
+    """One image with everything known of it; `image` is the encoded bytes or a path, `sha256` that of the bytes."""
+
+    image_id: str
+    image: bytes | str
+    width: int
+    height: int
+    modality: str
+    anatomy: str | None
+    view: str | None
+    caption: str
+    findings: str
+    impression: str
+    regions: tuple[RegionRecord, ...]
+    qa: tuple[QARecord, ...]
+    patient_id: str | None
+    split: str
+    source: str
+    source_revision: str
+    license: str
+    sha256: str
+    text_origin: str = "template"
+
+    def check(self) -> None:
+        """Nothing; raises ValueError naming the image, the region, the value, the rule and the way out."""
+        _check_study(self)
+        for index, region in enumerate(self.regions):
+            _check_region(self, index, region)
+        for index, question in enumerate(self.qa):
+            if not (question.question.strip() and question.answer.strip() and question.kind.strip()):
+                raise ValueError(
+                    f"{self.image_id}: question {index} is {question}; question, answer and kind must be filled. "
+                    "Drop incomplete questions from the source."
+                )
+
+
+def _check_study(record: StudyRecord) -> None:
+    """Nothing; raises ValueError on the first field of the image itself that breaks a rule."""
+    if not record.image_id.strip():
+        raise ValueError(
+            f"A record of source {record.source!r} has image_id {record.image_id!r}; it must be filled. Name the image."
+        )
+    if not record.image:
+        raise ValueError(
+            f"{record.image_id}: image is empty; it must be encoded bytes or a path. Check the source file."
+        )
+    if record.width < 1 or record.height < 1:
+        raise ValueError(
+            f"{record.image_id}: size is {record.width}x{record.height}; both sides must be at least 1 pixel. "
+            "Read them from the image file."
+        )
+    for name in ("modality", "caption", "source", "source_revision", "license"):
+        if not getattr(record, name).strip():
+            raise ValueError(f"{record.image_id}: {name} is empty; every record states it. Fill it in the source.")
+    _check_choice(record.image_id, "split", record.split, SPLITS, "Rename it in the source.")
+    _check_choice(record.image_id, "text_origin", record.text_origin, TEXT_ORIGINS, "Say who wrote the text.")
+    if len(record.sha256) != 64 or not set(record.sha256) <= set("0123456789abcdef"):
+        raise ValueError(
+            f"{record.image_id}: sha256 is {record.sha256!r}; it must be 64 lower-case hex digits. "
+            "Use hashlib.sha256(image_bytes).hexdigest()."
+        )
+
+
+def _check_region(record: StudyRecord, index: int, region: RegionRecord) -> None:
+    """Nothing; raises ValueError on the first attribute of the region that breaks a rule."""
+    where = f"{record.image_id}: region {index} ({region.finding!r})"
+    if not region.finding.strip():
+        raise ValueError(f"{where} has an empty finding; a region names what it shows. Name it or drop the region.")
+    x0, y0, x1, y1 = region.box
+    if not all(math.isfinite(value) for value in region.box):
+        raise ValueError(f"{where} has box {region.box}; all four values must be finite. Correct or drop the region.")
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(
+            f"{where} has box {region.box}; x1 must exceed x0 and y1 must exceed y0. "
+            "Boxes are (x0, y0, x1, y1) in pixels; convert (x, y, width, height) boxes first."
+        )
+    if x0 < 0 or y0 < 0 or x1 > record.width or y1 > record.height:
+        raise ValueError(
+            f"{where} has box {region.box}; it must lie within the image of {record.width}x{record.height} pixels. "
+            "Clip the box to the image, or check that it belongs to this image."
+        )
+    for name, choices in (
+        ("laterality", LATERALITIES),
+        ("size", SIZES),
+        ("severity", SEVERITIES),
+        ("certainty", CERTAINTIES),
+    ):
+        if getattr(region, name) is not None:
+            _check_choice(where, name, getattr(region, name), choices, "Use None where it is not known.")
+    _check_choice(where, "text_origin", region.text_origin, TEXT_ORIGINS, "Say who wrote the text.")
+    if region.mask_rle is not None and region.mask_rle.size != (record.height, record.width):
+        raise ValueError(
+            f"{where} has a mask of {region.mask_rle.size} (height, width); it must match the image's "
+            f"{(record.height, record.width)}. Resize the mask with nearest neighbour."
+        )
+
+
+def _check_choice(where: str, name: str, value: str, choices: tuple[str, ...], way_out: str) -> None:
+    """Nothing; raises ValueError when `value` is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{where}: {name} is {value!r}; it must be one of {', '.join(choices)}. {way_out}")

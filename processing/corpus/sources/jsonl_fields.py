@@ -1,0 +1,210 @@
+"""Fields of a jsonl source, each read and checked by one function; ValueErrors here lack only file and line."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from regionmed_clip.processing.corpus.records import QARecord
+from regionmed_clip.processing.corpus.splits import split_in_order
+
+FINDING_OF_LABEL = {  # other labels are taken over in lower case
+    "rbc": "red blood cell",
+    "wbc": "white blood cell",
+    "platelets": "platelet",
+    "hard exudates (ex)": "hard exudate",
+}
+SPLIT_OF_NAME = {"train": "train", "val": "validation", "validation": "validation", "dev": "validation", "test": "test"}
+UNKNOWN_LICENSE = "unknown"
+
+_WORD_OF_MODALITY = {"slices": "slice", "radiographs": "radiograph", "images": "image", "photography": "photograph"}
+_KNOWN_LICENSE = re.compile(r"CC0 1\.0|CC BY(?:-[A-Z]{2})* \d\.\d|MIT|Apache-2\.0|BSD-[23]-Clause")
+_END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND\xaeB`\x82"
+_TAIL_BYTES = 64  # some writers pad the file after the end marker
+_SWAPPED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF: shown with width and height exchanged
+
+
+def parse_row(raw: bytes) -> dict[str, Any]:
+    """One line of the file as a row that has an image path."""
+    try:
+        row = json.loads(raw)
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError both
+        raise ValueError(
+            f"{_shown(raw)} is no JSON ({error}); a line holds one JSON object. Write it again."
+        ) from error
+    if not isinstance(row, dict) or not isinstance(row.get("image"), str) or not row["image"]:
+        raise ValueError(f'{_shown(raw)} is no row; a row is a JSON object with a path under "image". Add it.')
+    return row
+
+
+def read_split(row: dict[str, Any]) -> str | None:
+    """The split that a row names, "val" and "dev" as "validation"; None where it names none."""
+    name = row.get("split")
+    if name is None:
+        return None
+    if name not in SPLIT_OF_NAME:
+        raise ValueError(
+            f"{row['image']}: split is {name!r}; it must be one of {', '.join(SPLIT_OF_NAME)} or null. Rename it."
+        )
+    return SPLIT_OF_NAME[name]
+
+
+def fill_splits(splits: Sequence[str | None], patient_ids: Sequence[str | None]) -> list[str]:
+    """A split for every row: its own, else "train"; a source that holds nothing out is split 70/30 in file order."""
+    if {"validation", "test"} & set(splits):
+        return [split or "train" for split in splits]
+    return split_in_order(patient_ids)
+
+
+def read_patient_id(row: dict[str, Any]) -> str | None:
+    """The patient of a row as a text, or None."""
+    value = row.get("patient_id")
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ValueError(
+            f"{row['image']}: patient_id is {value!r}; it must be a text, a whole number or null. Correct it."
+        )
+    return str(value)
+
+
+def read_side(row: dict[str, Any], name: str) -> int:
+    """The width or height that a row states, in pixels."""
+    value = row.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            f"{row['image']}: {name} is {value!r}; it must be a whole number of pixels from 1. Correct it."
+        )
+    return value
+
+
+def read_boxes(row: dict[str, Any]) -> list[tuple[tuple[float, float, float, float], str]]:
+    """Every box of a row with its finding; values may still be NaN or out of order, which `check` refuses."""
+    boxes, labels = row.get("boxes_xyxy") or [], row.get("labels") or []
+    if not isinstance(boxes, list) or not isinstance(labels, list) or len(boxes) != len(labels):
+        raise ValueError(
+            f"{row['image']}: boxes_xyxy has {_length(boxes)} and labels has {_length(labels)}; they must be lists "
+            "of equal length. Give every box exactly one label."
+        )
+    pairs = []
+    for index, (box, label) in enumerate(zip(boxes, labels, strict=True)):
+        if not isinstance(label, str):
+            raise ValueError(
+                f"{row['image']}: label {index} is {label!r}; a label is a text. Write the finding's name."
+            )
+        is_box = isinstance(box, list) and len(box) == 4
+        if not is_box or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in box):
+            raise ValueError(
+                f"{row['image']}: region {index} ({label!r}) has box {box!r}; a box is four numbers "
+                "(x0, y0, x1, y1) in pixels. Correct it."
+            )
+        pairs.append((tuple(float(value) for value in box), normalize_label(label)))
+    return pairs
+
+
+def normalize_label(label: str) -> str:
+    """The finding that a label names: lower case, single spaces, known abbreviations written out."""
+    lowered = " ".join(label.lower().split())
+    return FINDING_OF_LABEL.get(lowered, lowered)
+
+
+def read_questions(row: dict[str, Any]) -> tuple[QARecord, ...]:
+    """The question-answer pairs of a row; the kind is the row's answer_type in lower case, else told by the answer."""
+    pairs = row.get("qa") or []
+    if not isinstance(pairs, list):
+        raise ValueError(
+            f"{row['image']}: qa is {pairs!r}; it must be a list of objects with q and a, or null. Correct it."
+        )
+    questions = []
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, dict) or not isinstance(pair.get("q"), str) or not isinstance(pair.get("a"), str):
+            raise ValueError(
+                f"{row['image']}: question {index} is {pair!r}; it must be an object with texts q and a. Correct it."
+            )
+        told_kind = "closed" if pair["a"].strip().lower() in ("yes", "no") else "open"
+        questions.append(
+            QARecord(pair["q"].strip(), pair["a"].strip(), str(pair.get("answer_type") or told_kind).lower())
+        )
+    return tuple(questions)
+
+
+def read_caption(row: dict[str, Any]) -> str | None:
+    """The caption that a row brings, or None."""
+    caption = row.get("caption")
+    if caption is not None and (not isinstance(caption, str) or not caption.strip()):
+        raise ValueError(
+            f"{row['image']}: caption is {caption!r}; it must be a text, or null where there is none. Correct it."
+        )
+    return caption
+
+
+def verify_image(path: Path, width: int, height: int) -> str:
+    """The sha256 of the image file in hex, after checking that it is whole and `width` x `height` pixels as shown.
+
+    The header is read and the end marker looked for; only a file without the marker in its tail is decoded.
+    """
+    content = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+            shown_size = image.size[::-1] if orientation in _SWAPPED_ORIENTATIONS else image.size
+            if not _has_end_marker(content, image.format):
+                image.load()
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path} cannot be decoded ({error}; {len(content)} bytes); an image file must be whole. "
+            "Fetch it again or drop its row."
+        ) from error
+    if shown_size != (width, height):
+        raise ValueError(
+            f"{path} is {shown_size[0]}x{shown_size[1]} pixels and its row says {width}x{height}; they must agree, "
+            "or the boxes are off. Correct width and height, and scale the boxes if the image was resized."
+        )
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_license(about: str) -> str:
+    """The licence named on the "- Licence:" line of SOURCE.md in its short form, or "unknown"."""
+    line = _line_of(about, "Licen[cs]e")
+    known = _KNOWN_LICENSE.search(line)
+    return known.group() if known else _short_form(line) or UNKNOWN_LICENSE
+
+
+def read_modality(about: str) -> str | None:
+    """The short form of the "- Modality:" line of SOURCE.md, in the singular ("brain MRI slice"), or None."""
+    words = _short_form(_line_of(about, "Modality")).split()
+    return " ".join(_WORD_OF_MODALITY.get(word, word) for word in words) or None
+
+
+def _has_end_marker(content: bytes, image_format: str | None) -> bool:
+    """True where the last bytes hold the end marker of a JPEG or PNG file."""
+    marker = {"JPEG": _END_OF_JPEG, "PNG": _END_OF_PNG}.get(image_format or "")
+    return marker is not None and marker in content[-_TAIL_BYTES:]
+
+
+def _line_of(about: str, name_pattern: str) -> str:
+    """The text after "- NAME:" in a Markdown list, or ""."""
+    match = re.search(rf"^- {name_pattern}:\s*(.+)$", about, flags=re.MULTILINE)
+    return match.group(1) if match else ""
+
+
+def _short_form(text: str) -> str:
+    """`text` up to its first comma, semicolon or parenthesis."""
+    return re.split(r"[,;(]", text, maxsplit=1)[0].strip()
+
+
+def _length(value: object) -> str:
+    """How many entries a list has, or what is there instead."""
+    return f"{len(value)} entries" if isinstance(value, list) else f"{value!r}, no list"
+
+
+def _shown(raw: bytes) -> str:
+    """The first characters of a line, for a message."""
+    return repr(raw[:60].decode("utf-8", errors="replace"))
