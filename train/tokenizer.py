@@ -104,7 +104,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: for one without a padding token or without a length limit.
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(name_or_path))
+    tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         raise ValueError(
             f"tokenizer {str(name_or_path)!r} has no padding token; batches of texts need one. Set it and save it "

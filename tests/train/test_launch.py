@@ -55,5 +55,5 @@ def test_bf16_is_used_where_the_processor_computes_it(requested, flags, expected
 
 def test_fp16_on_a_cpu_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match="precision is 'fp16' and there is no GPU.*Use precision=auto"):
+    with pytest.raises(ValueError, match=r"precision is 'fp16' and there is no GPU.*Use precision=auto"):
         resolve_precision("fp16")

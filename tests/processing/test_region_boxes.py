@@ -1,0 +1,239 @@
+"""Boxes, masks and points keep their place and their area on the way into the model frame and back."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regionmed_clip.processing.region_boxes import (
+    FrameGeometry,
+    box_coverage,
+    check_masks,
+    clip_to_frame,
+    heat_to_pixels,
+    mask_boxes,
+    mask_coverage,
+    pixel_boxes,
+    pixel_points,
+    point_boxes,
+)
+
+SIZES = st.tuples(st.integers(1, 4000), st.integers(1, 3000))
+FRAMES = st.sampled_from([(224, 224), (96, 96), (384, 384), (320, 224)])
+UNIT = st.floats(0, 1)
+
+
+@st.composite
+def images_with_boxes(draw):
+    """(width, height) and a box of at least one pixel inside."""
+    width, height = draw(SIZES)
+    x0, y0 = draw(UNIT) * (width - 1), draw(UNIT) * (height - 1)
+    x1, y1 = x0 + 1 + draw(UNIT) * (width - 1 - x0), y0 + 1 + draw(UNIT) * (height - 1 - y0)
+    return (width, height), np.array([[x0, y0, min(x1, width), min(y1, height)]])
+
+
+@given(images_with_boxes(), FRAMES)
+def test_a_box_comes_back_from_the_padded_frame_within_a_pixel(image, frame):
+    size, box = image
+    geometry = FrameGeometry.padded(size, frame)
+    fractions = geometry.boxes_to_frame_fractions(pixel_boxes(box, "xyxy", size))
+    assert fractions.dtype == np.float32
+    assert (fractions >= 0).all()
+    assert (fractions <= 1).all()
+    np.testing.assert_allclose(geometry.frame_fractions_to_boxes(fractions), box, atol=0.01)
+
+
+@given(SIZES, FRAMES)
+def test_padding_keeps_the_aspect_ratio_and_touches_the_frame_on_one_axis(size, frame):
+    geometry = FrameGeometry.padded(size, frame)
+    assert min(geometry.resized) >= 1
+    assert geometry.resized[0] == frame[0] or geometry.resized[1] == frame[1]
+    assert all(offset >= 0 for offset in geometry.offset)
+    assert all(o + r <= f for o, r, f in zip(geometry.offset, geometry.resized, frame))
+    exact = min(frame[0] / size[0], frame[1] / size[1])
+    assert all(abs(r - max(1, s * exact)) <= 0.5 for r, s in zip(geometry.resized, size))
+
+
+@given(st.tuples(UNIT, UNIT, UNIT, UNIT), st.sampled_from([(14, 14), (7, 7), (6, 9)]))
+def test_the_coverage_of_a_box_sums_to_its_area(corners, grid):
+    x0, x1 = sorted(corners[:2])
+    y0, y1 = sorted(corners[2:])
+    coverage = box_coverage(np.array([[x0, y0, x1, y1]]), grid)
+    assert coverage.shape == (1, *grid)
+    assert coverage.dtype == np.float32
+    assert coverage.min() >= 0
+    assert coverage.max() <= 1
+    np.testing.assert_allclose(coverage.sum() / (grid[0] * grid[1]), (x1 - x0) * (y1 - y0), atol=1e-5)
+
+
+def test_the_coverage_of_a_box_is_the_hand_made_one():
+    coverage = box_coverage(np.array([[0.125, 0.5, 0.5, 0.75]]), (2, 4))  # x: half of cell 0, cell 1; y: half of row 1
+    np.testing.assert_allclose(coverage[0], [[0, 0, 0, 0], [0.25, 0.5, 0, 0]], atol=1e-7)
+
+
+@given(
+    st.tuples(st.integers(1, 60), st.integers(1, 60)), st.integers(0, 2**32 - 1), st.sampled_from([(32, 32), (48, 32)])
+)
+def test_the_coverage_of_a_mask_sums_to_its_area_in_the_frame(size, seed, frame):
+    masks = np.random.default_rng(seed).random((2, size[1], size[0])) < 0.4
+    geometry = FrameGeometry.padded(size, frame)
+    coverage = mask_coverage(masks, geometry, (frame[1] // 8, frame[0] // 8))
+    area = masks.sum(axis=(1, 2)) * geometry.scale_x * geometry.scale_y
+    np.testing.assert_allclose(coverage.sum(axis=(1, 2)) * 64, area, rtol=1e-4, atol=1e-3)
+
+
+@given(images_with_boxes(), FRAMES)
+def test_a_mask_that_fills_a_box_has_the_coverage_of_the_box(image, frame):
+    (width, height), box = image
+    width, height = min(width, 300), min(height, 200)
+    x0, y0, x1, y1 = (int(v) for v in np.clip(box[0], 0, [width - 1, height - 1, width, height]))
+    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
+    mask = np.zeros((1, height, width), dtype=bool)
+    mask[0, y0:y1, x0:x1] = True
+    geometry = FrameGeometry.padded((width, height), frame)
+    np.testing.assert_array_equal(mask_boxes(mask), [[x0, y0, x1, y1]])
+    fractions = geometry.boxes_to_frame_fractions([[x0, y0, x1, y1]])
+    grid = (frame[1] // 16, frame[0] // 16)
+    np.testing.assert_allclose(mask_coverage(mask, geometry, grid), box_coverage(fractions, grid), atol=1e-4)
+
+
+def test_the_coverage_of_a_mask_is_the_mean_over_each_patch_when_pixels_and_patches_align():
+    mask = np.random.default_rng(0).random((1, 28, 28)) < 0.3
+    geometry = FrameGeometry.padded((28, 28), (224, 224))  # 8 frame pixels per pixel, 2 x 2 pixels per patch of 16
+    expected = mask[0].reshape(14, 2, 14, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(mask_coverage(mask, geometry, (14, 14))[0], expected, atol=1e-6)
+
+
+def test_the_three_box_formats_say_the_same_box():
+    size = (200, 100)
+    expected = [[20.0, 10.0, 60.0, 40.0]]
+    np.testing.assert_allclose(pixel_boxes([(20, 10, 60, 40)], "xyxy", size), expected)
+    np.testing.assert_allclose(pixel_boxes([(20, 10, 40, 30)], "xywh", size), expected)
+    np.testing.assert_allclose(pixel_boxes([(0.2, 0.25, 0.2, 0.3)], "cxcywh_fraction", size), expected)
+
+
+@pytest.mark.parametrize("make", [list, np.array, torch.tensor, lambda rows: [np.array(row) for row in rows]])
+def test_boxes_may_be_lists_arrays_or_tensors(make):
+    np.testing.assert_array_equal(pixel_boxes(make([[1, 2, 3, 4], [0, 0, 9, 9]]), "xyxy", (9, 9))[1], [0, 0, 9, 9])
+
+
+def test_no_boxes_are_an_empty_array():
+    assert pixel_boxes([], "xyxy", (9, 9)).shape == (0, 4)
+    assert pixel_boxes(np.zeros((0, 4)), "xyxy", (9, 9)).shape == (0, 4)
+
+
+def test_a_rounding_overshoot_of_half_a_pixel_is_clipped_to_the_image():
+    np.testing.assert_array_equal(pixel_boxes([(-0.4, 0, 10.5, 8)], "xyxy", (10, 8)), [[0, 0, 10, 8]])
+
+
+@pytest.mark.parametrize(
+    ("box", "box_format", "words"),
+    [
+        ((5, 5, 2, 8), "xyxy", ["(5, 5, 2, 8)", "x1 must exceed x0", "box_format"]),
+        ((5, 5, 5, 8), "xyxy", ["(5, 5, 5, 8)", "inverted or empty"]),
+        ((5, 5, -1, 3), "xywh", ["(5, 5, -1, 3) (xywh)", "as xyxy it is (5, 5, 4, 8)"]),
+        ((1, float("nan"), 3, 4), "xyxy", ["(1, nan, 3, 4)", "not finite"]),
+        ((1, 1, float("inf"), 4), "xyxy", ["inf", "not finite"]),
+        ((1, 1, 3, 12), "xyxy", ["(1, 1, 3, 12)", "outside the image of 20 x 10 pixels", "Clip"]),
+        ((-3, 1, 3, 4), "xyxy", ["(-3, 1, 3, 4)", "outside"]),
+        ((30, 1, 33, 4), "xyxy", ["outside"]),
+        ((15, 5, 10, 3), "xywh", ["outside", "(15, 5, 25, 8)"]),
+        ((1.5, 0.5, 0.2, 0.2), "cxcywh_fraction", ["(1.5, 0.5, 0.2, 0.2)", "outside"]),
+        ((1, 2, 3), "xyxy", ["must be 4 numbers"]),
+        (("a", 2, 3, 4), "xyxy", ["'a'", "must be 4 numbers"]),
+        ((1, 1, 1 + 1e-7, 5), "xyxy", ["no area", "points"]),
+    ],
+)
+def test_a_bad_box_is_named_with_its_image_its_region_its_value_and_the_rule(box, box_format, words):
+    good = {"xyxy": (0, 0, 5, 5), "xywh": (0, 0, 5, 5), "cxcywh_fraction": (0.5, 0.5, 0.1, 0.1)}[box_format]
+    with pytest.raises(ValueError, match="image 3, region 1") as error:
+        pixel_boxes([good, box], box_format, (20, 10), image_index=3)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_unknown_box_format_and_boxes_of_a_wrong_shape_are_refused():
+    with pytest.raises(ValueError, match="'yxyx' is not known; it must be one of xyxy, xywh, cxcywh_fraction"):
+        pixel_boxes([], "yxyx", (9, 9))
+    with pytest.raises(ValueError, match=r"image 0: boxes have shape \(4,\)"):
+        pixel_boxes(np.array([1.0, 2, 3, 4]), "xyxy", (9, 9))
+
+
+def test_a_point_becomes_the_square_of_one_patch_around_it_clipped_to_the_frame():
+    geometry = FrameGeometry.padded((448, 448), (224, 224))
+    boxes, is_visible = point_boxes(pixel_points([(224, 112), (0, 447)], (448, 448)), geometry, 16)
+    np.testing.assert_allclose(boxes[0] * 224, [104, 48, 120, 64], atol=1e-4)
+    np.testing.assert_allclose(boxes[1] * 224, [0, 215.5, 8, 224], atol=1e-4)
+    assert is_visible.all()
+
+
+@pytest.mark.parametrize("point", [(9, 3), (3, -1), (float("nan"), 1), (1, 2, 3)])
+def test_a_bad_point_is_named(point):
+    with pytest.raises(ValueError, match="image 2, region 0: point"):
+        pixel_points([point], (9, 9), image_index=2)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        np.ones((2, 4, 6), dtype=bool),
+        np.ones((2, 4, 6), dtype=np.uint8) * 255,
+        [np.ones((4, 6)), np.ones((4, 6))],
+        torch.ones(2, 4, 6, dtype=torch.bfloat16),
+    ],
+)
+def test_masks_may_be_bool_or_zero_and_one_or_zero_and_255(masks):
+    checked = check_masks(masks, (6, 4))
+    assert checked.dtype == bool
+    assert checked.shape == (2, 4, 6)
+    assert checked.all()
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        (np.ones((4, 6), dtype=bool), r"\(4, 6\).*mask\[None\]"),
+        (np.ones((1, 6, 4), dtype=bool), r"\(1, 6, 4\).*\(R, 4, 6\)"),
+        (np.stack([np.ones((4, 6), bool), np.zeros((4, 6), bool)]), "region 1: the mask has no pixel set"),
+        (np.arange(24).reshape(1, 4, 6), "values up to 23.*label map"),
+        ([np.ones((4, 6)), np.ones((4, 5))], "different shapes"),
+    ],
+)
+def test_bad_masks_are_named_with_the_image(masks, words):
+    with pytest.raises(ValueError, match=f"(?s)image 5.*{words}"):
+        check_masks(masks, (6, 4), image_index=5)
+
+
+def test_a_centre_crop_moves_boxes_with_the_image_and_sees_what_is_cut_away():
+    geometry = FrameGeometry.centred((100, 50), (200, 100), (100, 100))  # doubled, then 50 px cut off left and right
+    fractions = geometry.boxes_to_frame_fractions([[30, 10, 40, 20], [20, 0, 30, 10], [0, 0, 20, 50]])
+    clipped, is_visible = clip_to_frame(fractions)
+    np.testing.assert_allclose(clipped[:2], [[0.1, 0.2, 0.3, 0.4], [0, 0, 0.1, 0.2]], atol=1e-6)
+    assert is_visible.tolist() == [True, True, False]
+    assert geometry.visible_pixels() == (slice(0, 50), slice(25, 75))
+    mask = np.zeros((1, 50, 100), dtype=bool)
+    mask[0, :, :20] = True
+    assert not mask_coverage(mask, geometry, (4, 4)).any()
+
+
+@given(SIZES, FRAMES)
+def test_a_constant_heat_map_stays_constant_in_original_pixels(size, frame):
+    size = (min(size[0], 90), min(size[1], 70))
+    heat = heat_to_pixels(np.full((5, 7), 0.25), FrameGeometry.padded(size, frame))
+    assert heat.shape == (size[1], size[0])
+    np.testing.assert_allclose(heat, 0.25, atol=1e-6)
+
+
+def test_a_heat_map_that_ramps_over_the_frame_ramps_over_the_image_without_its_padding():
+    geometry = FrameGeometry.padded((448, 224), (224, 224))  # halved; rows 56 to 168 of the frame
+    ramp = np.repeat((np.arange(14)[:, None] + 0.5) / 14, 14, axis=1)  # value = y of the patch centre, in frames
+    heat = heat_to_pixels(ramp, geometry)
+    expected = (56 + (np.arange(224) + 0.5) / 2) / 224
+    np.testing.assert_allclose(heat[:, 0], expected, atol=1e-6)
+
+
+def test_a_heat_map_is_nan_where_the_crop_kept_the_image_from_the_model():
+    heat = heat_to_pixels(np.ones((4, 4)), FrameGeometry.centred((100, 50), (200, 100), (100, 100)))
+    assert np.isnan(heat[:, :25]).all()
+    assert not np.isnan(heat[:, 25:75]).any()
