@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
+from modeling_regionmed_clip.configuration_regionmed_clip import DEFAULT_VISION_CONFIG
 from regionmed_clip.processing.corpus.data_spec import parse_data_spec, stream_examples
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
@@ -117,9 +118,8 @@ def build_config(recipe: Recipe, tokenizer=None) -> RegionMedClipConfig:
             f"recipe {recipe.name!r}: model has the unknown key {unknown[0]!r}; it takes the arguments of "
             "RegionMedClipConfig, for instance projection_dim, vision_config, text_config."
         )
-    config = RegionMedClipConfig(**fields)
-    config.vision_config.image_size = recipe.image_size
-    config._check_sizes()
+    vision = fields.get("vision_config", DEFAULT_VISION_CONFIG)
+    config = RegionMedClipConfig(**{**fields, "vision_config": {**vision, "image_size": recipe.image_size}})
     if tokenizer is not None:
         text = config.text_config
         text.vocab_size = len(tokenizer)
