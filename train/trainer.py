@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ from .sample_order import SampleOrder, rank_positions
 from .stages import build_optimizer, learning_rate_at, set_trained_parameters, stage_at
 
 Batch = dict[str, Any]
+
+
+@contextmanager
+def eager_attention_on_cpu(model: RegionMedClipModel) -> Iterator[None]:
+    """On a CPU, plain attention in the towers inside the block: torch's fused one is slow backwards (docs/decisions.md)."""
+    if model.device.type != "cpu":
+        yield
+        return
+    parts = {name: getattr(model.config, name)._attn_implementation for name in model.config.sub_configs}
+    model.set_attn_implementation(dict.fromkeys(parts, "eager"))
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(parts)
 
 
 class Trainer:
@@ -66,7 +81,7 @@ class Trainer:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-        with progress:
+        with progress, eager_attention_on_cpu(self.model):
             while step < self.recipe.num_steps:
                 step = self._train_stage(step, checkpoint, log, progress)
                 checkpoint = None
