@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_regionmed_clip import RegionMedClipConfig
-from .loss_regionmed_clip import NO_TEXT_KEY, ContrastiveTerm, contrastive_terms, keys_of_regions
+from .loss_regionmed_clip import ContrastiveTerm, contrastive_terms, loss_inputs
 from .roi_processor import RegionFusion, RoiProcessor, box_coverage
 
 CONTRASTIVE_TERMS = ("image_text", "region_text", "fused_image_text")
@@ -346,51 +346,6 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             rows_of_term = {"image_text": "image", "region_text": "region", "fused_image_text": "fused_image"}
             names = tuple(name for name, rows in rows_of_term.items() if rows in batch)
         return contrastive_terms(batch, {name: self.temperatures(name) for name in names}, names)
-
-
-def loss_inputs(
-    output: RegionMedClipOutput,
-    region_mask: Tensor | None,
-    region_text_index: Tensor | None,
-    text_index: Tensor | None,
-    text_keys: Tensor | None,
-    region_text_keys: Tensor | None,
-) -> dict[str, Tensor]:
-    """The flat rows, keys and masks that `contrastive_terms` takes, from one process's outputs."""
-    if output.image_embeds is None or output.text_embeds is None:
-        raise ValueError("return_loss=True needs pixel_values and input_ids; one of them was not given.")
-    num_images, num_texts = output.image_embeds.shape[0], output.text_embeds.shape[0]
-    device = output.image_embeds.device
-    if text_index is None:
-        if num_images != num_texts:
-            raise ValueError(
-                f"return_loss=True got {num_images} images and {num_texts} texts; give text_index (B,) to say which "
-                "text belongs to which image, or one text per image."
-            )
-        text_index = torch.arange(num_images, device=device)
-    text_keys = torch.arange(num_texts, device=device) if text_keys is None else text_keys
-    batch = {
-        "image": output.image_embeds,
-        "image_keys": text_keys[text_index],
-        "text": output.text_embeds,
-        "text_keys": text_keys,
-        "text_mask": torch.ones(num_texts, dtype=torch.bool, device=device),
-    }
-    if output.region_embeds is None or output.region_text_embeds is None or region_text_index is None:
-        return batch
-    num_region_texts = output.region_text_embeds.shape[0]
-    if region_text_keys is None:
-        region_text_keys = torch.arange(num_region_texts, device=device)
-    has_text = region_mask & (region_text_index >= 0)
-    return batch | {
-        "fused_image": output.fused_image_embeds,
-        "region": output.region_embeds.flatten(0, 1),  # (B * R, D)
-        "region_keys": keys_of_regions(region_text_keys, region_text_index).flatten(),
-        "region_row_mask": has_text.flatten(),
-        "region_text": output.region_text_embeds,
-        "region_text_keys": region_text_keys,
-        "region_text_mask": region_text_keys != NO_TEXT_KEY,
-    }
 
 
 def _unit(embeddings: Tensor) -> Tensor:

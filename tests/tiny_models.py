@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
 
 VOCAB_SIZE = 50

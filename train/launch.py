@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ from .arguments import CommandLine, Recipe
 from .checkpoint import list_checkpoints
 
 RUNS_FOLDER = Path("runs")
+WORKING_LAUNCH = (
+    "accelerate launch --config_file train/accelerate/cpu_2_processes.yaml --num_processes N train/pretrain.py ..."
+)
 
 
 def use_all_cores(accelerator: Accelerator) -> None:
@@ -33,14 +37,24 @@ def leave(accelerator: Accelerator) -> None:
         os._exit(0)
 
 
-def check_processes(recipe: Recipe, num_processes: int) -> None:
-    """Raises a ValueError if the launch started another number of processes than the recipe needs."""
+def settle_network() -> None:
+    """Lets processes of one machine meet on its loopback interface, whatever its name resolves to."""
+    if "WORLD_SIZE" in os.environ and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def check_processes(recipe: Recipe, num_processes: int, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises a ValueError if another number of processes started than the recipe or the launcher was asked for."""
+    has_launcher_lost_some = num_processes == 1 and "MASTER_PORT" in environment and "WORLD_SIZE" not in environment
+    if has_launcher_lost_some or int(environment.get("WORLD_SIZE", num_processes)) != num_processes:
+        raise ValueError(
+            f"the launcher was asked for several processes, and {num_processes} started alone; on a CPU `accelerate "
+            f"launch --cpu --num_processes N` does that without a word. This works: {WORKING_LAUNCH}"
+        )
     if recipe.num_processes is not None and recipe.num_processes != num_processes:
         raise ValueError(
             f"recipe {recipe.name!r} asks for num_processes={recipe.num_processes}, and {num_processes} started. "
-            "On a CPU `accelerate launch --cpu --num_processes N` starts one process without a word; this works: "
-            f"ACCELERATE_USE_CPU=true accelerate launch --config_file train/accelerate/cpu_2_processes.yaml "
-            f"--num_processes {recipe.num_processes} train/pretrain.py ..."
+            f"This works on a CPU, with N = {recipe.num_processes}: {WORKING_LAUNCH}"
         )
     if recipe.global_batch_size % num_processes:
         raise ValueError(

@@ -20,7 +20,7 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 
 from .arguments import CommandLine, Recipe, plain_clip_recipe
 from .frame_store import FrameStore, prepare_split
-from .launch import agree_on_output_dir, check_processes, use_all_cores
+from .launch import agree_on_output_dir, check_processes, settle_network, use_all_cores
 from .precision import resolve_precision
 from .tokenizer import load_tokenizer, train_tokenizer
 from .trainer import Trainer
@@ -65,6 +65,7 @@ class TrainedRun:
 def pretrain(command_line: CommandLine) -> TrainedRun:
     """Trains the recipe's model, and plain-clip where the recipe asks for it, on every process."""
     recipe = command_line.recipe
+    settle_network()
     accelerator = Accelerator(mixed_precision=resolve_precision(recipe.precision), cpu=not torch.cuda.is_available())
     check_processes(recipe, accelerator.num_processes)
     use_all_cores(accelerator)

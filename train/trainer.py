@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modeling_regionmed_clip import RegionMedClipModel
-from modeling_regionmed_clip.loss_regionmed_clip import ContrastiveTerm
-from modeling_regionmed_clip.modeling_regionmed_clip import loss_inputs
+from modeling_regionmed_clip.loss_regionmed_clip import ContrastiveTerm, loss_inputs
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
 from .arguments import REGION_TERMS, Recipe, Stage
@@ -35,7 +34,7 @@ Batch = dict[str, Any]
 
 @contextmanager
 def eager_attention_on_cpu(model: RegionMedClipModel) -> Iterator[None]:
-    """On a CPU, plain attention in the towers inside the block: torch's fused one is slow backwards (docs/decisions.md)."""
+    """Plain attention in the towers inside the block, on a CPU: the fused one is slow backwards (docs/decisions.md)."""
     if model.device.type != "cpu":
         yield
         return

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 from regionmed_clip.train.collator import Collator, PositionedSamples

@@ -13,14 +13,20 @@ SMOKE = load_recipe(RECIPES_FOLDER / "smoke.yaml")
 
 def test_another_number_of_processes_is_refused_with_the_command_that_works():
     recipe = dataclasses.replace(SMOKE, num_processes=2)
-    check_processes(recipe, 2)
+    check_processes(recipe, 2, {})
     with pytest.raises(ValueError, match=r"num_processes=2, and 1 started.*--config_file train/accelerate/cpu_2"):
-        check_processes(recipe, 1)
+        check_processes(recipe, 1, {})
+
+
+@pytest.mark.parametrize("environment", [{"MASTER_PORT": "29500"}, {"WORLD_SIZE": "2", "MASTER_PORT": "29500"}])
+def test_a_launcher_that_silently_lost_processes_is_found_out(environment):
+    with pytest.raises(ValueError, match="asked for several processes, and 1 started alone"):
+        check_processes(SMOKE, 1, environment)
 
 
 def test_a_batch_that_the_processes_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="global_batch_size=16, which 3 processes do not divide"):
-        check_processes(SMOKE, 3)
+        check_processes(SMOKE, 3, {})
 
 
 def test_without_a_folder_each_run_gets_the_next_free_one_and_resume_the_newest(tmp_path):

@@ -1,0 +1,127 @@
+"""Results as text: one Markdown table, models side by side, every figure with its interval and its n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from regionmed_clip.eval.results import Result
+
+MODEL_ORDER = ("regionmed-clip", "plain-clip", "colour-size-probe")
+METRIC_ORDER = (
+    "region_to_text_accuracy",
+    "region_balanced_accuracy",
+    "text_to_region_recall@1",
+    "text_to_region_recall@5",
+    "text_to_region_recall@10",
+    "region_median_cosine",
+    "image_to_text_recall@1",
+    "image_to_text_recall@5",
+    "image_to_text_recall@10",
+    "text_to_image_recall@1",
+    "text_to_image_recall@5",
+    "text_to_image_recall@10",
+    "macro_auroc",
+)
+METRIC_TITLES = {
+    "region_to_text_accuracy": "region → text, top-1",
+    "region_balanced_accuracy": "region label, balanced accuracy",
+    "region_median_cosine": "two boxes, one image: median cosine ↓",
+    "macro_auroc": "zero-shot finding, macro AUROC",
+}
+SKIPPED_TITLES = {  # one line instead of one for each k and direction
+    "image_to_text_recall": "image ↔ text, R@k",
+    "text_to_image_recall": "image ↔ text, R@k",
+    "text_to_region_recall": "text → region, R@k",
+}
+DIRECTION_TITLES = {
+    "text_to_region": "text → region",
+    "image_to_text": "image → text",
+    "text_to_image": "text → image",
+}
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """The Markdown table of `results`: a row for each figure and stratum, a column for each model.
+
+    A cell is `value [low, high]`; a figure that was not computed reads `n/a`, its reason in the last column.
+    Paired differences (`A minus B`) stand in the last columns. Rows: whole split first, then sources and strata.
+    """
+    models = sorted(model_names(results), key=is_difference)
+    cells = {(r.metric, r.source, r.stratum, r.model): r for r in results}
+    rows = sorted({(r.metric, r.source, r.stratum) for r in results}, key=_row_order)
+    lines = [["figure", "data", *models, "n", "candidates"], ["---", "---", *["---:"] * (len(models) + 1), "---"]]
+    told = set()  # figures that were not computed: one line for all of a kind
+    for metric, source, stratum in rows:
+        of_row = [cells.get((metric, source, stratum, model)) for model in models]
+        first = next(r for r in of_row if r is not None)
+        title, last = metric_title(metric), _candidates(first)
+        if all(r is None or r.value is None for r in of_row):
+            last = f"n/a: {first.protocol['skipped']}"
+            title = SKIPPED_TITLES.get(metric.partition("@")[0], title)
+            if (title, source, stratum) in told:
+                continue
+            told.add((title, source, stratum))
+        texts = [format_cell(r) for r in of_row]
+        lines.append([title, stratum_title(source, stratum), *texts, f"{first.n:,}", last])
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + _notes(results)) + "\n"
+
+
+def model_names(results: Sequence[Result]) -> list[str]:
+    """The models of the results: those of MODEL_ORDER first, others in order of appearance."""
+    found = list(dict.fromkeys(r.model for r in results))
+    return sorted(found, key=lambda name: MODEL_ORDER.index(name) if name in MODEL_ORDER else len(MODEL_ORDER))
+
+
+def is_difference(model_name: str) -> bool:
+    """Whether the name is of a paired difference of two models."""
+    return " minus " in model_name
+
+
+def metric_title(metric: str) -> str:
+    """The metric as a reader's phrase: "image → text, R@1"."""
+    if metric in METRIC_TITLES:
+        return METRIC_TITLES[metric]
+    direction, _, k = metric.partition("_recall@")
+    return f"{DIRECTION_TITLES[direction]}, R@{k}" if direction in DIRECTION_TITLES else metric
+
+
+def stratum_title(source: str | None, stratum: str | None) -> str:
+    """The data of a row: "all", "bccd", or "phantom: fundus"."""
+    if source is None:
+        return "all"
+    return source if stratum is None else f"{source}: {stratum}"
+
+
+def format_cell(result: Result | None) -> str:
+    """`value [low, high]`, `n/a` for a figure that was skipped, `-` for one that the model has not."""
+    if result is None:
+        return "-"
+    if result.value is None:
+        return "n/a"
+    sign = "+" if is_difference(result.model) else ""
+    return f"{result.value:{sign}.3f} [{result.low:{sign}.3f}, {result.high:{sign}.3f}]"
+
+
+def _candidates(result: Result) -> str:
+    """What was ranked, and chance where the protocol states it."""
+    gallery, chance = result.protocol.get("gallery"), result.protocol.get("chance")
+    text = "-" if gallery is None else f"{gallery:,}"
+    return text if chance is None else f"{text} (chance {chance:.3f})"
+
+
+def _row_order(row: tuple[str, str | None, str | None]) -> tuple:
+    """Whole split, then sources, then strata; within each the metrics in METRIC_ORDER."""
+    metric, source, stratum = row
+    place = METRIC_ORDER.index(metric) if metric in METRIC_ORDER else len(METRIC_ORDER)
+    depth = (source is not None) + (stratum is not None)
+    return depth, source or "", stratum or "", place, metric
+
+
+def _notes(results: Sequence[Result]) -> list[str]:
+    """Lines below the table: what the brackets are, and the readings of plain-clip."""
+    notes = ["", "- Brackets: 95 % bootstrap interval, all regions of an image resampled together."]
+    for r in results:
+        if r.metric == "region_to_text_accuracy" and r.source is None and "readings" in r.protocol:
+            readings = ", ".join(f"{name} {value:.3f}" for name, value in r.protocol["readings"].items())
+            notes.append(f"- {r.model} reads regions without training for it; the better counts: {readings}.")
+    return notes

@@ -1,0 +1,1 @@
+"""Evaluation tasks: each turns the embeddings of one data split into Result records."""

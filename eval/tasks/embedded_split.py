@@ -1,0 +1,176 @@
+"""A split as arrays: what every task reads, and the collector that builds it batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from regionmed_clip.eval.tasks.prepared import PreparedExample
+from regionmed_clip.processing.corpus.captions import study_phrase
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedSplit:
+    """One split as arrays. N images, T unique captions, M regions, U unique region texts, D shared width.
+
+    Embeddings are float32 of unit length. Keys are canonical: equal wording always means an equal key here.
+
+    Attributes:
+        image_ids: N names; image_sources, image_modalities: (N,) str; image_studies: (N,) str, what the image is, as
+            captions name it ("axial CT of the abdomen"); image_findings: N sets of findings shown.
+        image_embeds: (N, D). image_caption: (N,) int64 row of the image's caption. caption_embeds: (T, D);
+            caption_keys: (T,) int64; captions: T strings.
+        region_image: (M,) int64 row of the region's image. region_embeds: (M, D). region_text: (M,) int64 row of its
+            text. region_findings: (M,) str; region_is_negated: (M,) bool. region_boxes_pixel_xyxy: (M, 4) float32 in
+            original pixels. region_colour_size: (M, 5) float32: mean red, green, blue (0..1) of the box in the
+            model's frame, then its width and height as fractions of that frame.
+        region_texts: U strings; region_text_keys: (U,) int64; region_text_embeds: (U, D).
+        num_regions_outside: regions wholly outside the model's frame, left out of every array above.
+    """
+
+    image_ids: list[str]
+    image_sources: np.ndarray
+    image_modalities: np.ndarray
+    image_studies: np.ndarray
+    image_findings: list[frozenset[str]]
+    image_embeds: np.ndarray
+    image_caption: np.ndarray
+    captions: list[str]
+    caption_keys: np.ndarray
+    caption_embeds: np.ndarray
+    region_image: np.ndarray
+    region_embeds: np.ndarray
+    region_text: np.ndarray
+    region_findings: np.ndarray
+    region_is_negated: np.ndarray
+    region_boxes_pixel_xyxy: np.ndarray
+    region_colour_size: np.ndarray
+    region_texts: list[str]
+    region_text_keys: np.ndarray
+    region_text_embeds: np.ndarray
+    num_regions_outside: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(self.image_ids)
+
+    @property
+    def num_regions(self) -> int:
+        """M."""
+        return len(self.region_image)
+
+    @property
+    def image_keys(self) -> np.ndarray:
+        """(N,) int64: the key of each image's caption."""
+        return self.caption_keys[self.image_caption]
+
+    @property
+    def region_keys(self) -> np.ndarray:
+        """(M,) int64: the key of each region's text."""
+        return self.region_text_keys[self.region_text]
+
+    def select_region_texts(self, is_region: np.ndarray) -> np.ndarray:
+        """Sorted rows of the region texts that the regions chosen by `is_region` (M,) bool bear."""
+        return np.unique(self.region_text[is_region])
+
+
+class SplitRows:
+    """Collects a split image by image and turns it into one `EmbeddedSplit` for every region reading."""
+
+    def __init__(self, readings: Sequence[str]):
+        self.images: list[Mapping[str, Any]] = []  # examples without their pixels
+        self.image_embeds: list[np.ndarray] = []
+        self.regions: list[tuple[int, Mapping[str, Any]]] = []  # row of the image, the region
+        self.region_embeds: dict[str, list[np.ndarray]] = {reading: [] for reading in readings}
+        self.colour_sizes: list[np.ndarray] = []
+        self.num_outside = 0
+
+    def add_images(
+        self, images: Sequence[PreparedExample], image_embeds: np.ndarray, region_embeds: Mapping[str, np.ndarray]
+    ) -> None:
+        """None; takes in a batch: (B, D) image embeddings and, by reading, the (sum of R, D) region embeddings."""
+        for image in images:
+            self.regions.extend((len(self.images), region) for region in image.regions)
+            self.images.append(
+                {key: image.example[key] for key in ("image_id", "source", "modality", "caption", "caption_key")}
+            )
+            self.images[-1]["study"] = _study_phrase(image.example)
+            self.images[-1]["findings"] = _shown_findings(image.example["regions"])
+            self.colour_sizes.append(image.colour_size())
+            self.num_outside += image.num_outside
+        self.image_embeds.append(image_embeds)
+        for reading, embeds in region_embeds.items():
+            self.region_embeds[reading].append(embeds)
+
+    def finish(self, encode: Callable[[Sequence[str]], np.ndarray]) -> dict[str, EmbeddedSplit]:
+        """The split under each reading; `encode` gives (T, D) unit embeddings of texts and is called once."""
+        captions, image_caption, caption_keys = unique_texts(
+            [image["caption"] for image in self.images], [image["caption_key"] for image in self.images]
+        )
+        regions = [region for _, region in self.regions]
+        texts, region_text, text_keys = unique_texts([r["description"] for r in regions], [r["key"] for r in regions])
+        embeds = encode([*captions, *texts])
+        shared = {
+            "image_ids": [image["image_id"] for image in self.images],
+            "image_sources": np.array([image["source"] for image in self.images], dtype=str),
+            "image_modalities": np.array([image["modality"] for image in self.images], dtype=str),
+            "image_studies": np.array([image["study"] for image in self.images], dtype=str),
+            "image_findings": [image["findings"] for image in self.images],
+            "image_embeds": np.concatenate(self.image_embeds),
+            "image_caption": image_caption,
+            "captions": captions,
+            "caption_keys": caption_keys,
+            "caption_embeds": embeds[: len(captions)],
+            "region_image": np.array([row for row, _ in self.regions], dtype=np.int64),
+            "region_text": region_text,
+            "region_findings": np.array([r["finding"] for r in regions], dtype=str),
+            "region_is_negated": np.array([bool(r["is_negated"]) for r in regions], dtype=bool),
+            "region_boxes_pixel_xyxy": np.array([r["box"] for r in regions], dtype=np.float32).reshape(-1, 4),
+            "region_colour_size": np.concatenate(self.colour_sizes),
+            "region_texts": texts,
+            "region_text_keys": text_keys,
+            "region_text_embeds": embeds[len(captions) :],
+            "num_regions_outside": self.num_outside,
+        }
+        return {
+            name: EmbeddedSplit(region_embeds=np.concatenate(parts), **shared)
+            for name, parts in self.region_embeds.items()
+        }
+
+
+def _study_phrase(example: Mapping[str, Any]) -> str:
+    """What the image is, as captions name it."""
+    return study_phrase(example["modality"], example.get("view"), example.get("anatomy"))
+
+
+def _shown_findings(regions: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The findings that the image shows: those of its regions that are not negated."""
+    return frozenset(region["finding"] for region in regions if not region["is_negated"])
+
+
+def unique_texts(texts: Sequence[str], keys: Sequence[int]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """(the distinct texts in order of appearance, (Q,) row of each item's text, (T,) canonical key of each text).
+
+    Items are positives of each other when their keys are equal or their wording is: both relations are joined, and
+    the smallest key of a joined group stands for it. So one wording never counts as its own negative.
+    """
+    row_of_text: dict[str, int] = {}
+    rows = np.array([row_of_text.setdefault(text, len(row_of_text)) for text in texts], dtype=np.int64)
+    parent: dict[int, int] = {int(key): int(key) for key in keys}
+
+    def find(key: int) -> int:
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    key_of_row: dict[int, int] = {}
+    for row, key in zip(rows.tolist(), keys, strict=True):
+        first, second = find(key_of_row.setdefault(row, int(key))), find(int(key))
+        parent[max(first, second)] = min(first, second)
+    canonical = np.array([find(key_of_row[row]) for row in range(len(row_of_text))], dtype=np.int64)
+    return list(row_of_text), rows, canonical

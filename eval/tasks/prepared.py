@@ -1,0 +1,64 @@
+"""One example made ready for the model: decoded and framed once, its boxes in the frame, its crops on demand."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from regionmed_clip.processing.region_boxes import clip_to_frame
+
+
+def open_image(value: Any) -> Image.Image:
+    """A PIL image from what a `datasets` image column yields: a PIL image, {"bytes", "path"}, bytes, or a path."""
+    if isinstance(value, Image.Image):
+        return value
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as image:
+        return ImageOps.exif_transpose(image)  # boxes are in pixels of the image as displayed
+
+
+@dataclass(frozen=True)
+class PreparedExample:
+    """One decoded example: its fields, the uint8 frame (3, H, W), and its visible regions' boxes in that frame."""
+
+    example: Mapping[str, Any]
+    frame: np.ndarray
+    regions: list[Mapping[str, Any]]
+    boxes: np.ndarray  # (R, 4) float32, fractions of the frame
+    crops: list[np.ndarray]  # R uint8 frames of the cropped boxes; empty unless asked for
+    num_outside: int
+
+    @classmethod
+    def read(cls, example: Mapping[str, Any], image_processor: Any, has_crops: bool) -> PreparedExample:
+        """The example decoded and framed once; boxes clipped to the frame, invisible ones counted and dropped."""
+        image = open_image(example["image"])
+        frame, geometry = image_processor.frame(image)
+        pixel = np.array([region["box"] for region in example["regions"]], dtype=np.float32).reshape(-1, 4)
+        boxes, is_visible = clip_to_frame(np.asarray(geometry.boxes_to_frame_fractions(pixel), dtype=np.float32))
+        regions = [region for region, keep in zip(example["regions"], is_visible, strict=True) if keep]
+        crops = [image_processor.frame(_crop(image, region["box"]))[0] for region in regions] if has_crops else []
+        return cls(example, np.asarray(frame), regions, boxes[is_visible], crops, int((~is_visible).sum()))
+
+    def colour_size(self) -> np.ndarray:
+        """(R, 5) float32 mean RGB of each box in the frame, its width and its height; see `EmbeddedSplit`."""
+        height, width = self.frame.shape[1:]
+        features = np.empty((len(self.boxes), 5), dtype=np.float32)
+        for row, (x0, y0, x1, y1) in enumerate(self.boxes):
+            top, left = min(int(y0 * height), height - 1), min(int(x0 * width), width - 1)
+            bottom, right = max(top + 1, round(y1 * height)), max(left + 1, round(x1 * width))
+            features[row, :3] = self.frame[:, top:bottom, left:right].mean(axis=(1, 2)) / 255.0
+            features[row, 3:] = x1 - x0, y1 - y0
+        return features
+
+
+def _crop(image: Image.Image, box: Sequence[float]) -> Image.Image:
+    """The box cut out of the original image, rounded outwards to whole pixels."""
+    x0, y0, x1, y1 = box
+    left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
+    return image.crop((left, top, max(left + 1, int(np.ceil(x1))), max(top + 1, int(np.ceil(y1)))))

@@ -1,0 +1,191 @@
+"""Region tasks with given boxes: region -> text, text -> region, finding labels, and sensitivity to the box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from regionmed_clip.eval.intervals import mean_interval, mean_of_class_ratios_interval, median_interval
+from regionmed_clip.eval.metrics.boxes import pairwise_iou
+from regionmed_clip.eval.metrics.classification import accuracy, balanced_accuracy
+from regionmed_clip.eval.metrics.ranking import TIE_RULE, nearest, ranks_of_first_positive
+from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
+from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata, skipped
+from regionmed_clip.eval.tasks.retrieval import KS, MIN_UNIQUE_TEXTS, recall_figures, too_few_texts
+
+MAX_PAIR_IOU = 0.3
+
+
+def measure_region(embedded: EmbeddedSplit, *, seed: int = 0) -> list[Measured]:
+    """Every region figure of every stratum; strata choose the queries, the gallery is always the whole split's."""
+    if not embedded.num_regions:
+        whole = Stratum(None, None, np.ones(embedded.num_images, dtype=bool))
+        return [skipped("region", "region_to_text_accuracy", "no regions in the split", n=0, stratum=whole)]
+    is_correct = region_text_hits(embedded, embedded.region_embeds)
+    measured = []
+    for stratum in iter_strata(embedded):
+        is_query = stratum.is_member[embedded.region_image]
+        measured.append(region_accuracy_figure(embedded, is_correct, stratum, is_query, seed))
+        if stratum.name is None and is_query.any():
+            measured.extend(_text_to_region(embedded, stratum, is_query, seed))
+        if is_query.any():
+            measured.extend(_median_cosine(embedded, stratum, is_query, seed))
+    measured.extend(_balanced_accuracies(embedded, seed))
+    return measured
+
+
+def region_text_hits(embedded: EmbeddedSplit, region_embeds: np.ndarray) -> np.ndarray:
+    """(M,) bool: the nearest of all unique region texts bears the region's key."""
+    best = nearest(region_embeds, embedded.region_text_embeds)
+    return embedded.region_text_keys[best] == embedded.region_keys
+
+
+def region_accuracy_figure(
+    embedded: EmbeddedSplit, is_correct: np.ndarray, stratum: Stratum, is_query: np.ndarray, seed: int
+) -> Measured:
+    """`region_to_text_accuracy` of the queries (M,) bool from the outcomes (M,) bool; images are resampled whole."""
+    protocol = _gallery_protocol(embedded, len(embedded.region_texts))
+    if not is_query.any():
+        return skipped("region", "region_to_text_accuracy", "no regions", n=0, stratum=stratum, **protocol)
+    outcomes, clusters = is_correct[is_query], embedded.region_image[is_query]
+    low, high = mean_interval(outcomes, clusters, seed=seed)
+    return Measured(
+        task="region",
+        metric="region_to_text_accuracy",
+        value=accuracy(outcomes),
+        low=low,
+        high=high,
+        n=len(outcomes),
+        source=stratum.source,
+        stratum=stratum.name,
+        protocol=protocol,
+        outcomes=outcomes,
+        clusters=clusters,
+    )
+
+
+def _gallery_protocol(embedded: EmbeddedSplit, gallery: int) -> dict:
+    """The protocol of a ranking over the split's region texts or regions."""
+    protocol = {
+        "gallery": gallery,
+        "unique_texts": len(embedded.region_texts),
+        "prompts_sha256": hash_texts(embedded.region_texts),
+    }
+    if embedded.num_regions_outside:
+        protocol["regions_outside_frame"] = embedded.num_regions_outside
+    return protocol
+
+
+def _text_to_region(embedded: EmbeddedSplit, stratum: Stratum, is_query: np.ndarray, seed: int) -> list[Measured]:
+    """`text_to_region_recall@k`: each unique text of the stratum against all regions of the split; none of too few."""
+    texts = embedded.select_region_texts(is_query)
+    protocol = {**_gallery_protocol(embedded, embedded.num_regions), "ties": TIE_RULE}
+    if len(texts) < MIN_UNIQUE_TEXTS:
+        reason = too_few_texts(len(texts))
+        names = [f"text_to_region_recall@{k}" for k in KS]
+        return [skipped("region", name, reason, n=len(texts), stratum=stratum, **protocol) for name in names]
+    ranks = ranks_of_first_positive(
+        embedded.region_text_embeds[texts],
+        embedded.region_embeds,
+        embedded.region_text_keys[texts],
+        embedded.region_keys,
+    )
+    return recall_figures("region", "text_to_region", ranks, stratum, seed, protocol)
+
+
+def iter_label_questions(embedded: EmbeddedSplit) -> Iterator[tuple[Stratum, np.ndarray, list[str]]]:
+    """For every source: the stratum, its regions that show a finding (M,) bool, and the sorted findings among them."""
+    region_sources = embedded.image_sources[embedded.region_image]
+    for source in sorted(set(embedded.image_sources.tolist())):
+        is_query = (region_sources == source) & ~embedded.region_is_negated
+        labels = sorted(set(embedded.region_findings[is_query].tolist()))
+        yield Stratum(source, None, embedded.image_sources == source), is_query, labels
+
+
+def _balanced_accuracies(embedded: EmbeddedSplit, seed: int) -> Iterator[Measured]:
+    """`region_balanced_accuracy` by finding for every source with at least two findings among its regions.
+
+    The answer is the nearest finding; a finding is the mean embedding of its region texts in the source.
+    """
+    for stratum, is_query, labels in iter_label_questions(embedded):
+        if len(labels) < 2:
+            reason = f"{len(labels)} finding label{'s' * (len(labels) != 1)} in the split, two needed"
+            yield skipped("region", "region_balanced_accuracy", reason, n=int(is_query.sum()), stratum=stratum)
+            continue
+        prototypes = []
+        for label in labels:
+            rows = embedded.select_region_texts(is_query & (embedded.region_findings == label))
+            mean = embedded.region_text_embeds[rows].mean(axis=0)
+            prototypes.append(mean / max(float(np.linalg.norm(mean)), 1e-12))
+        predicted = np.array(labels)[nearest(embedded.region_embeds[is_query], np.stack(prototypes))]
+        yield balanced_accuracy_figure(embedded, predicted, stratum, is_query, seed)
+
+
+def balanced_accuracy_figure(
+    embedded: EmbeddedSplit, predicted: np.ndarray, stratum: Stratum, is_query: np.ndarray, seed: int
+) -> Measured:
+    """`region_balanced_accuracy` of the findings `predicted` (Q,) str for the Q regions of `is_query` (M,) bool."""
+    truth, clusters = embedded.region_findings[is_query], embedded.region_image[is_query]
+    texts = {embedded.region_texts[row] for row in embedded.select_region_texts(is_query)}
+    labels, counts = np.unique(truth, return_counts=True)
+    is_correct = predicted == truth
+    low, high = mean_of_class_ratios_interval(is_correct, truth, clusters, seed=seed)
+    return Measured(
+        task="region",
+        metric="region_balanced_accuracy",
+        value=balanced_accuracy(is_correct, truth),
+        low=low,
+        high=high,
+        n=len(truth),
+        source=stratum.source,
+        protocol={
+            "gallery": len(labels),
+            "unique_texts": len(texts),
+            "prompts_sha256": hash_texts(texts),
+            "chance": 1.0 / len(labels),
+            "labels": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+            "candidates": "per label the mean embedding of its region texts",
+        },
+    )
+
+
+def _median_cosine(embedded: EmbeddedSplit, stratum: Stratum, is_query: np.ndarray, seed: int) -> list[Measured]:
+    """`region_median_cosine`: how alike are two boxes of one image that mean different things; lower is better.
+
+    Pairs: regions of one image with different text keys and an overlap (IoU) below MAX_PAIR_IOU. No pairs, no figure.
+    """
+    cosines, clusters = different_region_cosines(embedded, is_query)
+    if not len(cosines):
+        return []
+    low, high = median_interval(cosines, clusters, seed=seed)
+    return [
+        Measured(
+            task="region",
+            metric="region_median_cosine",
+            value=float(np.sort(cosines)[(len(cosines) - 1) // 2]),
+            low=low,
+            high=high,
+            n=len(cosines),
+            source=stratum.source,
+            stratum=stratum.name,
+            protocol={"pairs": f"same image, different keys, IoU < {MAX_PAIR_IOU}", "lower_is_better": True},
+        )
+    ]
+
+
+def different_region_cosines(embedded: EmbeddedSplit, is_query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """((Q,) cosines, (Q,) image rows) of the pairs of chosen regions of one image: other meaning, low overlap."""
+    keys = embedded.region_keys
+    cosines, clusters = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
+    chosen = np.flatnonzero(is_query)
+    for rows in np.split(chosen, np.flatnonzero(np.diff(embedded.region_image[chosen])) + 1):
+        if len(rows) < 2 or len(set(keys[rows].tolist())) < 2:
+            continue
+        first, second = np.triu_indices(len(rows), k=1)
+        boxes = embedded.region_boxes_pixel_xyxy[rows]
+        is_pair = (keys[rows][first] != keys[rows][second]) & (pairwise_iou(boxes)[first, second] < MAX_PAIR_IOU)
+        embeds = embedded.region_embeds[rows]
+        cosines.append((embeds @ embeds.T)[first, second][is_pair])
+        clusters.append(np.full(int(is_pair.sum()), embedded.region_image[rows[0]]))
+    return np.concatenate(cosines), np.concatenate(clusters)

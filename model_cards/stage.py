@@ -1,0 +1,163 @@
+"""Stages the flat folder that the Hub serves: weights, configs, remote code, tokenizer, results and the card."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from regionmed_clip.eval.results import Result, write_results
+from regionmed_clip.model_cards.render import check_card, render_card
+
+AUTO_CLASSES_OF_MODEL = ("AutoModel", "AutoModelForZeroShotImageClassification")
+ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".py", ".md", ".txt", ".jinja", ".model"})
+PATH_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "_commit_hash")  # where libraries leave local paths
+
+
+def stage_flat_folder(
+    model: Any,
+    processor: Any,
+    folder: str | Path,
+    *,
+    results: Iterable[Result],
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """The folder, complete or untouched: it is written beside under a temporary name and then renamed.
+
+    It loads with AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor and AutoImageProcessor
+    (`trust_remote_code=True`) in a process that has none of our packages.
+
+    Args:
+        results: shown in the card and saved as results.json.
+        facts: what the card says of this model beside its numbers; see `render_card`.
+
+    Raises:
+        ValueError: a file that must not be published (pickle, unknown kind) or a local path got in.
+    """
+    folder = Path(folder).absolute()
+    results = list(results)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        _save(model, processor, temporary)
+        _drop_local_paths(temporary)
+        card = render_card(results, facts or {})
+        check_card(card, results)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        write_results(temporary / "results.json", results)
+        _check_files(temporary)
+        _put_in_place(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _save(model: Any, processor: Any, folder: Path) -> None:
+    """None; writes weights, configs, code, tokenizer and processor, and the image processor alone for old clients."""
+    with _auto_classes(model, processor):
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        processor.image_processor.save_pretrained(folder)
+
+
+@contextmanager
+def _auto_classes(model: Any, processor: Any) -> Iterator[None]:
+    """Our classes registered for their Auto classes, so that saving copies their code; undone afterwards."""
+    names = {
+        type(model.config): "AutoConfig",
+        type(model): "AutoModel",
+        type(processor): "AutoProcessor",
+        type(processor.image_processor): "AutoImageProcessor",
+    }
+    before = {cls: cls.__dict__.get("_auto_class") for cls in names}
+    had_auto_map, auto_map = hasattr(model.config, "auto_map"), getattr(model.config, "auto_map", None)
+    try:
+        for cls, name in names.items():
+            cls.register_for_auto_class(name)
+        model.config.auto_map = _auto_map(model)
+        yield
+    finally:
+        for cls, value in before.items():
+            cls._auto_class = value
+        if had_auto_map:
+            model.config.auto_map = auto_map
+        else:
+            del model.config.auto_map
+
+
+def _auto_map(model: Any) -> dict[str, str]:
+    """config.json's table from Auto class to our class, by file stem: the files lie flat in the folder."""
+    stem_of = {cls: cls.__module__.rsplit(".", 1)[-1] for cls in (type(model.config), type(model))}
+    model_name = f"{stem_of[type(model)]}.{type(model).__name__}"
+    return {
+        "AutoConfig": f"{stem_of[type(model.config)]}.{type(model.config).__name__}",
+        **dict.fromkeys(AUTO_CLASSES_OF_MODEL, model_name),
+    }
+
+
+def _drop_local_paths(folder: Path) -> None:
+    """None; removes from the JSON files the keys in which libraries remember where something was loaded from."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name in ("tokenizer.json", "model.safetensors.index.json"):
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        cleaned = _without_keys(content)
+        if cleaned != content:
+            path.write_text(json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_keys(value: Any) -> Any:
+    """The JSON value without the entries of PATH_KEYS, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without_keys(item) for key, item in value.items() if key not in PATH_KEYS}
+    if isinstance(value, list):
+        return [_without_keys(item) for item in value]
+    return value
+
+
+def _check_files(folder: Path) -> None:
+    """None, every file then readable by all; ValueError for a file of an unknown kind or an absolute path in JSON."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            raise ValueError(
+                f"{path}: a sub-folder; the published folder is flat. Keep code in the two shipped folders."
+            )
+        if path.suffix not in ALLOWED_SUFFIXES:
+            raise ValueError(f"{path}: files of this kind are not published; allowed are {sorted(ALLOWED_SUFFIXES)}.")
+        path.chmod(0o644)  # safetensors writes for the owner alone
+        if path.suffix == ".json" and path.name not in ("tokenizer.json", "results.json"):
+            for value in _strings(json.loads(path.read_text(encoding="utf-8"))):
+                if Path(value).is_absolute() and len(Path(value).parts) > 2:
+                    raise ValueError(f"{path}: holds the local path {value!r}; remove it from the configuration.")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string of a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """None; renames the finished folder to its name; an older one steps aside first and comes back on failure."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, aside)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if aside.exists():
+            os.rename(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,67 @@
+"""Installs RegionMed-CLIP: the folders of the checkout under import names that collide with nobody's."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+# Every sub-package is listed, or the wheel loses it; tests/test_layout.py compares this map with the tree.
+# `regionmed_clip` is a namespace without an `__init__.py`: nothing called `train` or `eval` reaches site-packages.
+FOLDER_OF_IMPORT_NAME = {
+    "modeling_regionmed_clip": "modeling_regionmed_clip",  # already unique: installs under its own name
+    "regionmed_clip.processing": "processing",
+    "regionmed_clip.processing.corpus": "processing/corpus",
+    "regionmed_clip.processing.corpus.phantoms": "processing/corpus/phantoms",
+    "regionmed_clip.processing.corpus.sources": "processing/corpus/sources",
+    "regionmed_clip.train": "train",
+    "regionmed_clip.eval": "eval",
+    "regionmed_clip.eval.metrics": "eval/metrics",
+    "regionmed_clip.eval.tasks": "eval/tasks",
+    "regionmed_clip.model_cards": "model_cards",
+}
+DATA_FILES_OF_IMPORT_NAME = {
+    "regionmed_clip.train": ["recipes/*.yaml", "accelerate/*.yaml"],
+    "regionmed_clip.model_cards": ["templates/*.jinja", "facts/*.yaml"],
+}
+
+EXTRAS = {
+    "test": ["pytest>=8.4", "hypothesis>=6.100"],
+    "demo": ["gradio>=6,<7", "gradio_image_annotation>=0.5"],
+    "dicom": ["pydicom>=3", "nibabel>=5"],
+    "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    "search": ["faiss-cpu>=1.9"],
+}
+EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.12", "pyright[nodejs]>=1.1.400"]
+EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requirement in requirements})
+
+setup(
+    name="regionmed-clip",
+    version="0.1.0",
+    description="A region-aware contrastive model for medical images and text",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=list(FOLDER_OF_IMPORT_NAME),
+    package_dir=FOLDER_OF_IMPORT_NAME,
+    package_data=DATA_FILES_OF_IMPORT_NAME,
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.20,<6",
+        "datasets>=4",
+        "accelerate>=1.10",
+        "peft>=0.18",
+        "evaluate>=0.4.6",
+        "huggingface_hub>=1",
+        "safetensors>=0.5",
+        "tokenizers>=0.22",
+        "torchdata>=0.11",
+        "numpy>=1.26",
+        "pillow>=11",
+        "pyyaml>=6",
+        "tqdm>=4.66",
+        "matplotlib>=3.8",
+        "jinja2>=3.1",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["regionmed-eval = regionmed_clip.eval.run:main"]},
+)

@@ -1,0 +1,147 @@
+"""The harness over a real, tiny model: streaming, batching, readings, and what the runs hand back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from regionmed_clip.eval.tasks import embedding
+from regionmed_clip.eval.tasks.embedding import embed_examples, embed_readings, embed_texts
+from regionmed_clip.eval.tasks.runner import compare_outcomes, run_colour_probe, run_plain_clip, run_tasks
+
+
+@pytest.fixture(scope="module")
+def examples(draw_example):
+    """30 examples with 0 to 3 regions."""
+    return [draw_example(i, num_regions=i % 4) for i in range(30)]
+
+
+def test_embeddings_are_those_of_the_model_on_each_image_alone(model, processor, examples):
+    embedded = embed_examples(model, processor, examples, batch_size=7, progress=False)
+    row = 0
+    for i, example in enumerate(examples):
+        boxes = [r["box"] for r in example["regions"]]
+        inputs = processor(images=example["image"]["bytes"], boxes=[boxes] if boxes else None)
+        with torch.inference_mode():
+            image = model.get_image_features(inputs["pixel_values"]).pooler_output[0]
+            regions = model.get_region_features(**inputs).pooler_output[0] if boxes else torch.zeros(0, 16)
+        np.testing.assert_allclose(embedded.image_embeds[i], image / image.norm(), atol=1e-5)
+        expected = torch.nn.functional.normalize(regions, dim=-1).numpy()
+        np.testing.assert_allclose(embedded.region_embeds[row : row + len(boxes)], expected, atol=1e-5)
+        row += len(boxes)
+    assert row == embedded.num_regions == len(embedded.region_text)
+
+
+def test_an_image_with_hundreds_of_regions_goes_through_in_parts(model, processor, draw_example, monkeypatch):
+    crowd = [draw_example(0, num_regions=1), draw_example(1, num_regions=23), draw_example(2, num_regions=0)]
+    whole = embed_examples(model, processor, crowd, progress=False)
+    monkeypatch.setattr(embedding, "REGIONS_PER_PASS", 5)
+    parts = embed_examples(model, processor, crowd, progress=False)
+    assert parts.num_regions == 24
+    np.testing.assert_allclose(parts.region_embeds, whole.region_embeds, atol=1e-5)
+    np.testing.assert_allclose(parts.image_embeds, whole.image_embeds, atol=1e-5)
+
+
+def test_examples_are_streamed_and_only_one_batch_is_ahead(model, processor, draw_example, monkeypatch):
+    drawn, seen = [], []
+    encode = embedding._encode_images
+    monkeypatch.setattr(
+        embedding, "_encode_images", lambda *args: (seen.append((len(drawn), len(args[2]))), encode(*args))[1]
+    )
+
+    def stream():
+        for i in range(12):
+            drawn.append(i)
+            yield draw_example(i)
+
+    embed_examples(model, processor, stream(), batch_size=4, progress=False)
+    assert seen == [(4, 4), (8, 4), (12, 4)]
+
+
+def test_every_reading_shares_images_and_texts(model, processor, examples):
+    readings = embed_readings(model, processor, examples, readings=("roi", "dense_mean", "crop"), progress=False)
+    first = readings["roi"]
+    for split in readings.values():
+        assert split.image_embeds is first.image_embeds
+        assert split.region_text_embeds is first.region_text_embeds
+        np.testing.assert_allclose(np.linalg.norm(split.region_embeds, axis=1), 1, atol=1e-5)
+    assert not np.allclose(readings["dense_mean"].region_embeds, readings["crop"].region_embeds)
+
+
+def test_the_crop_reading_is_the_embedding_of_the_cut_out_box(model, processor, examples):
+    embedded = embed_examples(model, processor, examples[1:2], region_reading="crop", progress=False)
+    image = processor.image_processor.frame(examples[1]["image"]["bytes"])  # decodes as the harness does
+    assert image[0].shape == (3, 32, 32)
+    from regionmed_clip.eval.tasks.prepared import open_image
+
+    crop = open_image(examples[1]["image"]).crop(tuple(examples[1]["regions"][0]["box"]))
+    with torch.inference_mode():
+        expected = model.get_image_features(processor(images=crop)["pixel_values"]).pooler_output[0]
+    np.testing.assert_allclose(embedded.region_embeds[0], expected / expected.norm(), atol=1e-5)
+
+
+def test_texts_come_back_in_order_each_encoded_once(model, processor, monkeypatch):
+    calls = []
+    encode = processor.encode_texts
+    monkeypatch.setattr(processor, "encode_texts", lambda texts: (calls.extend(texts), encode(texts))[1])
+    texts = ["left nodule with a long tail of words", "cyst", "left nodule with a long tail of words"]
+    embeds = embed_texts(model, processor, texts)
+    assert sorted(calls) == sorted(set(texts))
+    np.testing.assert_array_equal(embeds[0], embeds[2])
+    alone = embed_texts(model, processor, ["cyst"])
+    np.testing.assert_allclose(embeds[1], alone[0], atol=1e-5)
+
+
+def test_the_model_returns_to_its_former_mode(model, processor, examples):
+    model.train()
+    try:
+        embed_examples(model, processor, examples[:2], progress=False)
+        assert model.training
+    finally:
+        model.eval()
+
+
+def test_a_run_gives_sound_results_for_every_task(model, processor, examples, context):
+    outcome = run_tasks(
+        model, processor, {"test": iter(examples)}, model_name="regionmed-clip", context=context, progress=False
+    )
+    for result in outcome.results:
+        result.check()
+        assert result.protocol["split_sha256"] == context.split_sha256
+    whole = {r.metric: r for r in outcome.results if r.source is None}
+    assert whole["image_to_text_recall@1"].n == 30
+    assert whole["region_to_text_accuracy"].n == sum(len(e["regions"]) for e in examples)
+    assert 0 <= whole["macro_auroc"].value <= 1
+
+
+def test_plain_clip_shows_both_readings_and_differences_are_paired(model, processor, examples, context):
+    ours = run_tasks(model, processor, {"test": examples}, model_name="regionmed-clip", context=context, progress=False)
+    plain = run_plain_clip(model, processor, {"test": examples}, context=context, progress=False)
+    (accuracy,) = [r for r in plain.results if r.metric == "region_to_text_accuracy" and r.stratum is None]
+    assert accuracy.model == "plain-clip"
+    assert accuracy.value == max(accuracy.protocol["readings"].values())
+    assert set(accuracy.protocol["readings"]) == {"dense_mean", "crop"}
+    differences = {(r.metric, r.stratum): r for r in compare_outcomes(ours, plain)}
+    same = differences["image_to_text_recall@1", None]  # one model, box-free: no difference at all
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    assert same.model == "regionmed-clip minus plain-clip"
+
+
+def test_the_colour_probe_solves_a_corpus_of_colour_blobs(model, processor, draw_example, context):
+    # each finding has its own colour here, and either side of the image its own half of the texts: chance is 1 / 6
+    train, test = ([draw_example(i) for i in range(a, b)] for a, b in ((0, 60), (60, 100)))
+    embedded = embed_examples(model, processor, test, progress=False)
+    results = run_colour_probe(processor, train, embedded, context=context, progress=False)
+    assert results[0].model == "colour-size-probe"
+    assert 0.4 < results[0].value < 0.75  # colour tells the finding, nothing tells the side
+    assert results[0].protocol["train_regions"] == 120
+
+
+def test_a_missing_split_and_an_unknown_task_are_refused(model, processor, examples, context):
+    with pytest.raises(ValueError, match="split 'test' was asked for, given are"):
+        run_tasks(model, processor, {"train": examples}, model_name="m", context=context)
+    with pytest.raises(ValueError, match=r"tasks \['vqa2'\] are not known"):
+        run_tasks(model, processor, {"test": examples}, model_name="m", context=context, tasks=["vqa2"])
+    with pytest.raises(ValueError, match="the split has no examples"):
+        run_tasks(model, processor, {"test": []}, model_name="m", context=context, progress=False)
