@@ -1,6 +1,6 @@
 # `make` or `make help` lists the targets. All of them expect an activated virtual environment.
 .DEFAULT_GOAL := help
-.PHONY: help install test lint format types quickstart smoke smoke-2 ci
+.PHONY: help install test lint format types quickstart smoke smoke-2 cards ci
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ smoke:  ## a run of at most 30 steps, one process
 
 smoke-2:  ## the same with two CPU processes
 	ACCELERATE_USE_CPU=true accelerate launch --config_file train/accelerate/cpu_2_processes.yaml train/pretrain.py --recipe train/recipes/smoke.yaml
+
+cards:  ## fill the tables of README.md and docs/reproduce.md from model_cards/results
+	python -m regionmed_clip.model_cards.readme
 
 ci:  ## what runs on every submission, in an environment of its own
 	bash .ci/run

@@ -46,13 +46,26 @@ def multi_positive_info_nce(
 
     Source: InfoNCE as in CLIP, arXiv:2103.00020; several positives as L_out of arXiv:2004.11362, eq. 2.
     """
+    positive = query_keys[:, None] == candidate_keys[None, :]  # (N, M)
+    return info_nce(queries, candidates, positive, logit_scale, query_mask, candidate_mask)
+
+
+def info_nce(
+    queries: Tensor,
+    candidates: Tensor,
+    positive: Tensor,
+    logit_scale: Tensor,
+    query_mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+) -> ContrastiveTerm:
+    """`multi_positive_info_nce` with the positives given as a (N, M) bool matrix."""
     logits = (logit_scale * (queries @ candidates.t())).float()  # (N, M)
-    taken = torch.ones_like(logits, dtype=torch.bool)
+    taken = torch.ones_like(positive)
     if query_mask is not None:
         taken = taken & query_mask[:, None]
     if candidate_mask is not None:
         taken = taken & candidate_mask[None, :]
-    positive = (query_keys[:, None] == candidate_keys[None, :]) & taken
+    positive = positive & taken
     forward = _mean_over_positives(logits, positive, taken)
     backward = _mean_over_positives(logits.t(), positive.t(), taken.t())
     return ContrastiveTerm(
@@ -103,12 +116,24 @@ def contrastive_terms(
         embeddings: unit-length rows with keys and masks:
             `image` (B, D), `image_keys` (B,), `text` (T, D), `text_keys` (T,), `text_mask` (T,) bool; for `region_text`
             also `region` (M, D), `region_keys` (M,), `region_row_mask` (M,) bool, `region_text` (U, D),
-            `region_text_keys` (U,), `region_text_mask` (U,) bool; for `fused_image_text` also `fused_image` (B, D).
+            `region_text_keys` (U,), `region_text_mask` (U,) bool; for `image_region_text` the latter three and
+            `image_region_keys` (B, R), -1 = none; for `fused_image_text` also `fused_image` (B, D).
         logit_scales: inverse temperature of each term, (1,).
-        names: terms wanted, of `image_text`, `region_text`, `fused_image_text`.
+        names: terms wanted, of `image_text`, `region_text`, `image_region_text` (the texts of an image's regions as
+            positives of its global embedding, no box given) and `fused_image_text`.
     """
     terms = {}
     for name in names:
+        if name == "image_region_text":
+            positive = embeddings["image_region_keys"][..., None] == embeddings["region_text_keys"]  # (B, R, U)
+            terms[name] = info_nce(
+                embeddings["image"],
+                embeddings["region_text"],
+                positive.any(dim=1),
+                logit_scales[name],
+                candidate_mask=embeddings["region_text_mask"],
+            )
+            continue
         if name == "region_text":
             rows, row_keys, row_mask = embeddings["region"], embeddings["region_keys"], embeddings["region_row_mask"]
             columns = ("region_text", "region_text_keys", "region_text_mask")
@@ -157,7 +182,7 @@ def loss_inputs(
         "image_keys": text_keys[text_index],
         "text": output.text_embeds,
         "text_keys": text_keys,
-        "text_mask": torch.ones(num_texts, dtype=torch.bool, device=device),
+        "text_mask": text_keys != NO_TEXT_KEY,
     }
     if output.region_embeds is None or output.region_text_embeds is None or region_text_index is None:
         return batch
@@ -165,10 +190,12 @@ def loss_inputs(
     if region_text_keys is None:
         region_text_keys = torch.arange(num_region_texts, device=device)
     has_text = region_mask & (region_text_index >= 0)
+    keys = keys_of_regions(region_text_keys, region_text_index)  # (B, R)
     return batch | {
         "fused_image": output.fused_image_embeds,
         "region": output.region_embeds.flatten(0, 1),  # (B * R, D)
-        "region_keys": keys_of_regions(region_text_keys, region_text_index).flatten(),
+        "region_keys": keys.flatten(),
+        "image_region_keys": keys.masked_fill(~region_mask, NO_TEXT_KEY),  # (B, R)
         "region_row_mask": has_text.flatten(),
         "region_text": output.region_text_embeds,
         "region_text_keys": region_text_keys,

@@ -18,7 +18,7 @@ from .configuration_regionmed_clip import RegionMedClipConfig
 from .loss_regionmed_clip import ContrastiveTerm, contrastive_terms, loss_inputs
 from .roi_processor import RegionFusion, RoiProcessor, box_coverage
 
-CONTRASTIVE_TERMS = ("image_text", "region_text", "fused_image_text")
+CONTRASTIVE_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
 
 
 @dataclass
@@ -27,7 +27,7 @@ class RegionMedClipOutput(ModelOutput):
 
     Args:
         loss: () float; the sum of `loss_terms`, with `return_loss=True`.
-        loss_terms: name -> () float; `image_text`, and with regions `region_text`, `fused_image_text`.
+        loss_terms: name -> () float; `image_text`, and with regions the others of `CONTRASTIVE_TERMS`.
         logits_per_image, logits_per_text: (B, T), (T, B) float; scaled cosine of the plain global embedding and texts.
         logits_per_region: (B, R, U) float; against the region texts, or (B, R, T) where none were given.
         logits_per_fused_image: (B, T) float; with the fused embedding.
@@ -274,8 +274,8 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             region_input_ids, region_attention_mask: (U, L) int64 unique region texts.
             region_text_index: (B, R) int64 row of each region's text, -1 = none.
             text_index: (B,) int64 row of each image's text. None: T = B, in order.
-            text_keys, region_text_keys: (T,), (U,) int64. None: every text means something else. A region text of
-                key -1 is a placeholder and takes no part.
+            text_keys, region_text_keys: (T,), (U,) int64. None: every text means something else. A text of key -1
+                is a placeholder and takes no part.
             sample_id: names of the images, for messages only.
             return_loss: whether to compute `loss` and `loss_terms`.
 
@@ -340,11 +340,10 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         """The contrastive terms of `batch` (see `contrastive_terms`) at the model's temperatures.
 
         Args:
-            names: terms wanted; None takes every term whose rows are there.
+            names: terms wanted; None takes every term, without regions `image_text` alone.
         """
         if names is None:
-            rows_of_term = {"image_text": "image", "region_text": "region", "fused_image_text": "fused_image"}
-            names = tuple(name for name, rows in rows_of_term.items() if rows in batch)
+            names = CONTRASTIVE_TERMS if "region" in batch else ("image_text",)
         return contrastive_terms(batch, {name: self.temperatures(name) for name in names}, names)
 
 

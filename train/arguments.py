@@ -19,8 +19,9 @@ RECIPES_FOLDER = Path(__file__).resolve().parent / "recipes"
 DEFAULT_RECIPE = RECIPES_FOLDER / "quickstart.yaml"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 PARAMETER_GROUPS = ("vision", "text", "roi")
-LOSS_TERMS = ("image_text", "region_text", "fused_image_text")
-REGION_TERMS = ("region_text", "fused_image_text")
+LOSS_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
+REGION_TERMS = ("region_text", "image_region_text", "fused_image_text")  # they need annotated regions
+ROI_TERMS = ("region_text", "fused_image_text")  # they run the ROI processor
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Stage:
                 raise ValueError(f"{where}.loss_weights has {term!r}; the known terms are {', '.join(LOSS_TERMS)}.")
             _require(where, f"loss_weights.{term}", weight, weight > 0, "above 0; leave a term out to switch it off")
         self.modes.check(f"{where}.modes")
-        uses_roi = any(term in self.loss_weights for term in REGION_TERMS)
+        uses_roi = any(term in self.loss_weights for term in ROI_TERMS)
         if self.modes.vision == self.modes.text == "frozen" and (self.modes.roi == "frozen" or not uses_roi):
             raise ValueError(
                 f"{where} would train nothing: vision and text are frozen, and "

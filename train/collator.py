@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
@@ -14,6 +15,11 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 
 from .frame_store import FrameStore, StoredSample
 from .sample_order import SampleOrder, choose_regions
+
+
+TEXT_ROWS_MULTIPLE = 16
+TEXT_LENGTH_MULTIPLE = 8
+PLACEHOLDER_TEXT = "-"
 
 
 class PositionedSamples(Dataset):
@@ -61,21 +67,22 @@ class Collator:
 
     def __init__(self, processor: RegionMedClipProcessor):
         self.processor = processor
+        self.max_length = processor.tokenizer.model_max_length
 
     def __call__(self, chosen: Sequence[tuple[StoredSample, np.ndarray]]) -> dict[str, Tensor | list[str]]:
         """One batch; R is the largest number of chosen regions, at least 1, U at least 1."""
         samples = [sample for sample, _ in chosen]
         captions = UniqueTexts()
         text_index = [captions.row(sample.caption, sample.caption_key) for sample in samples]
-        encoded = self.processor.encode_texts(captions.texts)
+        input_ids, attention_mask, text_keys = self._encode(captions)
         frames = torch.from_numpy(np.stack([sample.frame for sample in samples]))  # (B, 3, S, S) uint8
         return {
             "sample_id": [sample.sample_id for sample in samples],
             "pixel_values": self.processor.image_processor.normalize_frames(frames),
-            "input_ids": encoded["input_ids"],
-            "attention_mask": encoded["attention_mask"],
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
             "text_index": torch.tensor(text_index),
-            "text_keys": torch.tensor(captions.keys),
+            "text_keys": text_keys,
             **self._regions(chosen),
         }
 
@@ -91,14 +98,27 @@ class Collator:
             for j, region in enumerate(regions):
                 text = sample.region_texts[region]
                 index[i, j] = unique.row(text, sample.region_keys[region]) if text else -1
-        if not unique.keys:
-            unique.row(self.processor.tokenizer.unk_token, NO_TEXT_KEY)  # a placeholder keeps every rank's graph alike
-        encoded = self.processor.encode_texts(unique.texts)
+        input_ids, attention_mask, keys = self._encode(unique)
         return {
             "region_boxes": boxes,
             "region_mask": mask,
-            "region_input_ids": encoded["input_ids"],
-            "region_attention_mask": encoded["attention_mask"],
+            "region_input_ids": input_ids,
+            "region_attention_mask": attention_mask,
             "region_text_index": index,
-            "region_text_keys": torch.tensor(unique.keys),
+            "region_text_keys": keys,
         }
+
+    def _encode(self, unique: UniqueTexts) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids and mask (rows, L) and keys (rows,) of the texts, padded to few sizes.
+
+        Rows are filled up to a multiple of `TEXT_ROWS_MULTIPLE` with a placeholder of key `NO_TEXT_KEY`, so that even a
+        batch without any text has some, and L to a multiple of `TEXT_LENGTH_MULTIPLE`: a new shape costs the CPU's
+        matrix kernels a new compilation, which is dearer than the padding.
+        """
+        num_missing = -len(unique.keys) % TEXT_ROWS_MULTIPLE or (0 if unique.keys else TEXT_ROWS_MULTIPLE)
+        encoded = self.processor.encode_texts([*unique.texts, *[PLACEHOLDER_TEXT] * num_missing])
+        input_ids, attention_mask = encoded["input_ids"], encoded["attention_mask"]
+        num_columns = min(-input_ids.shape[1] % TEXT_LENGTH_MULTIPLE, self.max_length - input_ids.shape[1])
+        input_ids = pad(input_ids, (0, num_columns), value=self.processor.tokenizer.pad_token_id)
+        keys = torch.tensor([*unique.keys, *[NO_TEXT_KEY] * num_missing])
+        return input_ids, pad(attention_mask, (0, num_columns)), keys

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-from datasets import IterableDataset
-
-from modeling_regionmed_clip import RegionMedClipModel
+from datasets import Dataset
+from datasets.arrow_writer import ArrowWriter
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
+from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.eval.tasks.runner import (
     Result,
     RunContext,
@@ -19,9 +17,10 @@ from regionmed_clip.eval.tasks.runner import (
     run_plain_clip,
     run_tasks,
 )
-from regionmed_clip.processing.corpus.data_spec import data_revision, split_sha256, stream_examples
+from regionmed_clip.processing.corpus.data_spec import data_revision, hash_images, stream_examples
+from regionmed_clip.processing.corpus.medregion import corpus_features
 
-from .pretraining import TRAINING_SPLIT, TrainedRun
+from .pretraining import TrainedRun
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,19 @@ class Evaluated:
     """The figures of a run, and what report and card need beside them."""
 
     results: list[Result]
-    examples: IterableDataset  # of the evaluated split, iterable any number of times
+    examples: Dataset  # of the evaluated split, images still encoded
     embedded: EmbeddedSplit
 
 
 def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
     """Figures of the trained models on the recipe's held-out split, on the main process alone."""
     recipe, settings = run.command_line.recipe, run.command_line.recipe.evaluation
-    examples = stream_examples(recipe.data, settings.split)
+    examples = keep_examples(run.cache / f"{settings.split}.arrow", recipe.data, settings.split)
     context = RunContext(
         data_revision=data_revision(recipe.data),
         model_revision=weights_revision(run.model),
         split=settings.split,
-        split_sha256=split_sha256(recipe.data, settings.split),
+        split_sha256=hash_images(zip(examples["image_id"], examples["sha256"])),
         seed=recipe.seed,
         hardware=hardware,
         command=run.command_line.text,
@@ -54,15 +53,14 @@ def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
         plain = run_plain_clip(run.baseline, run.processor, by_split, context=context, **options)
         results += plain.results + compare_outcomes(outcome, plain)
     if "region" in settings.tasks:
-        training_examples = stream_examples(recipe.data, TRAINING_SPLIT)
-        results += run_colour_probe(run.processor, training_examples, outcome.embedded, context=context)
+        results += run_colour_probe(run.processor, run.store.examples(), outcome.embedded, context=context)
     return Evaluated(results, examples, outcome.embedded)
 
 
-def weights_revision(model: RegionMedClipModel) -> str:
-    """First 12 hex digits of the SHA-256 over the names, shapes and bytes of the weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+def keep_examples(path: Path, data: str, split: str) -> Dataset:
+    """The examples of a split in an Arrow file at `path`, read through a memory map, so that each is drawn only once."""
+    with ArrowWriter(features=corpus_features(decode_images=False), path=str(path)) as writer:
+        for example in stream_examples(data, split, decode_images=False):
+            writer.write(example)
+        writer.finalize()
+    return Dataset.from_file(str(path))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.arrow_writer import ArrowWriter
+from PIL import Image
 from tqdm import tqdm
 
 from regionmed_clip.processing.corpus.data_spec import num_examples, parse_data_spec, stream_examples
@@ -29,6 +30,8 @@ STORE_FEATURES = Features(
         "boxes": List(List(Value("float32"), length=4)),  # fractions of the frame
         "region_texts": List(Value("string")),
         "region_keys": List(Value("int64")),
+        "region_findings": List(Value("string")),  # empty where the finding is denied
+        "source": Value("string"),
     }
 )
 
@@ -44,6 +47,8 @@ class StoredSample:
     boxes: np.ndarray
     region_texts: tuple[str, ...]
     region_keys: tuple[int, ...]
+    region_findings: tuple[str, ...]
+    source: str
 
 
 def prepare_split(
@@ -101,6 +106,8 @@ def _prepare_example(example: dict, image_processor: RegionMedClipImageProcessor
         "boxes": geometry.boxes_to_frame_fractions(boxes).astype(np.float32).tolist(),
         "region_texts": [region["description"] for region in regions],
         "region_keys": [region["key"] for region in regions],
+        "region_findings": ["" if region["is_negated"] else region["finding"] for region in regions],
+        "source": example["source"],
     }
 
 
@@ -133,7 +140,27 @@ class FrameStore:
             boxes=np.asarray(row["boxes"], dtype=np.float32).reshape(-1, 4),
             region_texts=tuple(row["region_texts"]),
             region_keys=tuple(row["region_keys"]),
+            region_findings=tuple(row["region_findings"]),
+            source=row["source"],
         )
+
+    def examples(self) -> Iterator[dict]:
+        """The samples as examples of the corpus whose image is the frame itself: `image`, `source` and `regions`."""
+        for index in range(len(self)):
+            (sample,) = self.samples([index])
+            described = zip(sample.boxes, sample.region_texts, sample.region_keys, sample.region_findings)
+            regions = [
+                {
+                    "box": (box * self.image_size).tolist(),
+                    "description": text,
+                    "key": key,
+                    "finding": finding,
+                    "is_negated": not finding,
+                }
+                for box, text, key, finding in described
+            ]
+            image = Image.fromarray(sample.frame.transpose(1, 2, 0))
+            yield {"image": image, "source": sample.source, "regions": regions}
 
     def texts(self) -> Iterator[str]:
         """Every caption and region text of the split, in order, with repetitions; images are not touched."""

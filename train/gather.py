@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import pad
 
-from modeling_regionmed_clip.loss_regionmed_clip import first_occurrence_mask
+from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY, first_occurrence_mask
 
 FINGERPRINT_BASE = 0x9E3779B97F4A7C15 - (1 << 64)  # the 64-bit golden ratio, as a signed integer
 
@@ -63,6 +64,13 @@ def gather_ragged_rows(*columns: Tensor) -> tuple[Tensor, ...]:
     return *(gather_rows(column) for column in columns), gather_rows(mask)
 
 
+def _widen_keys(keys: Tensor) -> Tensor:
+    """(B, R_max) keys (B, R), filled with `NO_TEXT_KEY` up to the largest R of all processes."""
+    largest = torch.tensor(keys.shape[1], device=keys.device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return pad(keys, (0, int(largest) - keys.shape[1]), value=NO_TEXT_KEY)
+
+
 def _pad_rows(rows: Tensor, num_missing: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(num_missing, *rows.shape[1:])])
 
@@ -92,6 +100,7 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
             batch[f"{name}_mask"] = first_occurrence_mask(gathered_fingerprints, mask)
     if "region" in local:
         batch["fused_image"] = gather_rows(local["fused_image"])
+        batch["image_region_keys"] = gather_rows(_widen_keys(local["image_region_keys"]))
         rows = gather_ragged_rows(local["region"], local["region_keys"], local["region_row_mask"])
         batch["region"], batch["region_keys"], row_mask, mask = rows
         batch["region_row_mask"] = row_mask & mask

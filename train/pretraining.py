@@ -37,6 +37,8 @@ class TrainedRun:
     output_dir: Path
     accelerator: Accelerator
     processor: RegionMedClipProcessor
+    cache: Path
+    store: FrameStore  # the training split, in `cache`
     model: RegionMedClipModel
     baseline: RegionMedClipModel | None
 
@@ -87,7 +89,7 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
 
     model = train(recipe, output_dir)
     baseline = train(plain_clip_recipe(recipe), output_dir / BASELINE_FOLDER) if recipe.baseline else None
-    return TrainedRun(command_line, output_dir, accelerator, processor, model, baseline)
+    return TrainedRun(command_line, output_dir, accelerator, processor, cache, store, model, baseline)
 
 
 def _build_image_processor(recipe: Recipe) -> RegionMedClipImageProcessor:
@@ -144,4 +146,4 @@ def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedC
 
 def remove_cache(run: TrainedRun) -> None:
     """Deletes the prepared images of a finished run; a resume prepares them again."""
-    shutil.rmtree(run.output_dir / "cache", ignore_errors=True)
+    shutil.rmtree(run.cache)

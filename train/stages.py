@@ -9,9 +9,9 @@ from torch import nn
 
 from modeling_regionmed_clip import RegionMedClipModel
 
-from .arguments import Optimizer, Recipe, Stage
+from .arguments import ROI_TERMS, Optimizer, Recipe, Stage
 
-GLOBAL_TERMS = ("image_text", "fused_image_text")
+GLOBAL_TERMS = ("image_text", "image_region_text", "fused_image_text")
 
 
 def stage_at(recipe: Recipe, step: int) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def is_trained(name: str, stage: Stage) -> bool:
     if part == "region_fusion":
         return modes.roi == "full" and "fused_image_text" in terms
     if part == "roi_processor":
-        return modes.roi == "full" and ("region_text" in terms or "fused_image_text" in terms)
+        return modes.roi == "full" and any(term in terms for term in ROI_TERMS)
     raise ValueError(f"parameter {name!r} belongs to no part that a stage knows; add it to train/stages.py.")
 
 

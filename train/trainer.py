@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from modeling_regionmed_clip import RegionMedClipModel
+from modeling_regionmed_clip import RegionMedClipModel, RegionMedClipOutput
 from modeling_regionmed_clip.loss_regionmed_clip import ContrastiveTerm, loss_inputs
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
@@ -44,6 +44,21 @@ def eager_attention_on_cpu(model: RegionMedClipModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(parts)
+
+
+class StageModel(nn.Module):
+    """The model as one stage trains it: Accelerate patches this shell's forward and leaves the model's own alone.
+
+    (Preparing the model itself stage after stage, with an unwrap between, silently lost the autocast.)
+    """
+
+    def __init__(self, model: RegionMedClipModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **tensors: Tensor) -> RegionMedClipOutput:
+        """What the model gives, in float32."""
+        return self.model(**tensors)
 
 
 class Trainer:
@@ -78,6 +93,7 @@ class Trainer:
             initial=step,
             desc=self.recipe.name,
             unit="step",
+            mininterval=1.0,
             disable=not self.accelerator.is_main_process,
         )
         with progress, eager_attention_on_cpu(self.model):
@@ -102,7 +118,7 @@ class Trainer:
         optimizer = build_optimizer(trained, stage, self.recipe.optimizer)
         if checkpoint is not None and step > first_step:
             load_optimizer(checkpoint, optimizer)
-        wrapped = self.accelerator.prepare_model(self.model)
+        wrapped = self.accelerator.prepare_model(StageModel(self.model))
         self.model.train()
         last_step = first_step + stage.steps
         started_at = time.monotonic()
@@ -119,7 +135,6 @@ class Trainer:
             progress.update()
             if step % self.recipe.checkpoint_every_steps == 0 or step == last_step:
                 self._save(step, stage, optimizer)
-        self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # gives the model its own forward back
         self.accelerator.free_memory()
         return step
 

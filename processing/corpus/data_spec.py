@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,10 +114,15 @@ def data_revision(spec: DataSpec | str) -> str:
 
 def split_sha256(spec: DataSpec | str, split: str) -> str:
     """Hash of the ordered (image_id, sha256 of the image) pairs of `split`; it reads, or draws, every image once."""
+    records = (record for source in _sources_with(spec, split) for record in source.records(split))
+    return hash_images((record.image_id, record.sha256) for record in records)
+
+
+def hash_images(images: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of ordered (image_id, sha256 of the image) pairs, the identity of a split."""
     digest = hashlib.sha256()
-    for source in _sources_with(spec, split):
-        for record in source.records(split):
-            digest.update(f"{record.image_id}\t{record.sha256}\n".encode())
+    for image_id, sha256 in images:
+        digest.update(f"{image_id}\t{sha256}\n".encode())
     return digest.hexdigest()
 
 

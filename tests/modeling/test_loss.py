@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from modeling_regionmed_clip.loss_regionmed_clip import (
+    contrastive_terms,
     first_occurrence_mask,
     keys_of_regions,
     multi_positive_info_nce,
@@ -76,6 +77,21 @@ def test_repeating_a_text_does_not_change_the_loss_once_it_is_counted_once():
     first = first_occurrence_mask(repeated_keys)
     repeated = multi_positive_info_nce(images, texts.repeat(2, 1), keys, repeated_keys, ONE, candidate_mask=first)
     torch.testing.assert_close(repeated.loss, once.loss, atol=1e-6, rtol=0)
+
+
+def test_an_image_is_drawn_to_the_texts_of_all_its_regions_by_hand():
+    embeddings = {
+        "image": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        "image_region_keys": torch.tensor([[7, 8], [-1, -1]]),  # the second image has no region
+        "region_text": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
+        "region_text_keys": torch.tensor([7, 8, -1]),  # the third is a placeholder
+        "region_text_mask": torch.tensor([True, True, False]),
+    }
+    term = contrastive_terms(embeddings, {"image_region_text": ONE}, ("image_region_text",))["image_region_text"]
+    to_text = -0.5 * sum(value - math.log(math.e + 1) for value in (1.0, 0.0))  # the first image's two positives
+    to_image = -0.5 * ((1.0 - math.log(math.e + 1)) + (0.0 - math.log(math.e + 1)))
+    assert term.loss.item() == pytest.approx((to_text + to_image) / 2, abs=1e-6)
+    assert (int(term.num_positives), int(term.num_negatives)) == (2, 2)
 
 
 def test_regions_without_text_get_no_key():

@@ -10,6 +10,7 @@ from regionmed_clip.train.collator import Collator, PositionedSamples
 from regionmed_clip.train.frame_store import StoredSample
 from regionmed_clip.train.sample_order import SampleOrder
 from regionmed_clip.train.tokenizer import train_tokenizer
+from tiny_models import tiny_model
 
 TEXTS = ["nodule in the left lung", "effusion", "normal chest radiograph"]
 
@@ -24,7 +25,7 @@ def sample(name: str, caption: str, region_texts: tuple[str, ...]) -> StoredSamp
     boxes = np.tile(np.array([0.25, 0.25, 0.75, 0.5], dtype=np.float32), (len(region_texts), 1))
     keys = tuple(100 + TEXTS.index(text) if text else -1 for text in region_texts)
     frame = np.full((3, 24, 24), 128, dtype=np.uint8)
-    return StoredSample(name, frame, caption, TEXTS.index(caption) + 10, boxes, region_texts, keys)
+    return StoredSample(name, frame, caption, TEXTS.index(caption) + 10, boxes, region_texts, keys, region_texts, "test")
 
 
 def chosen(*samples: StoredSample):
@@ -41,10 +42,11 @@ def test_each_distinct_text_is_tokenised_once_and_pointed_at(collator):
     )
     assert batch["sample_id"] == ["a", "b", "c"]
     assert batch["text_index"].tolist() == [0, 1, 1]
-    assert batch["text_keys"].tolist() == [10, 12]
-    assert batch["input_ids"].shape[0] == 2
+    assert batch["text_keys"].tolist() == [10, 12, *[-1] * 14]  # rows are filled up with placeholders of key -1
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (16, 8)
+    assert (batch["input_ids"][0] != batch["input_ids"][1]).any()
     assert batch["region_text_index"].tolist() == [[0, 1], [-1, -1], [1, -1]]
-    assert batch["region_text_keys"].tolist() == [100, 101]
+    assert batch["region_text_keys"].tolist() == [100, 101, *[-1] * 14]
     assert batch["region_mask"].tolist() == [[True, True], [False, False], [True, False]]
     assert torch.equal(batch["region_boxes"][1], torch.zeros(2, 4))
 
@@ -55,11 +57,25 @@ def test_a_region_without_text_takes_part_without_one(collator):
     assert batch["region_text_index"].tolist() == [[-1, 0]]
 
 
+def test_placeholder_texts_do_not_change_the_loss(collator):
+    model = tiny_model()
+    items = chosen(sample("a", TEXTS[0], (TEXTS[0], TEXTS[1])), sample("b", TEXTS[2], (TEXTS[1],)))
+    batch = collator(items)
+    batch["pixel_values"] = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    for name in ("input_ids", "region_input_ids"):
+        batch[name] = batch[name] % 50  # the tiny vocabulary
+    padded = model(**batch, return_loss=True)
+    real = {name: batch[name][:2] for name in batch if "input_ids" in name or "attention_mask" in name or "_keys" in name}
+    exact = model(**{**batch, **real}, return_loss=True)
+    for name, loss in exact.loss_terms.items():
+        torch.testing.assert_close(padded.loss_terms[name], loss, atol=1e-6, rtol=0)
+
+
 def test_a_batch_without_regions_keeps_the_same_keys_with_a_placeholder_text(collator):
     batch = collator(chosen(sample("a", TEXTS[2], ())))
     assert set(batch) == set(collator(chosen(sample("a", TEXTS[2], (TEXTS[1],)))))
     assert batch["region_mask"].tolist() == [[False]]
-    assert batch["region_text_keys"].tolist() == [-1]
+    assert batch["region_text_keys"].tolist() == [-1] * 16
 
 
 def test_pixel_values_are_those_of_the_processor(collator):

@@ -8,7 +8,7 @@ from regionmed_clip.train.stages import build_optimizer, learning_rate_at, set_t
 
 GLOBAL = Stage(loss_weights={"image_text": 1.0}, modes=TowerModes(roi="frozen"))
 REGION = Stage(loss_weights={"region_text": 1.0}, modes=TowerModes(text="frozen"))
-JOINT = Stage(loss_weights={"image_text": 1.0, "region_text": 1.0, "fused_image_text": 1.0})
+JOINT = Stage(loss_weights={"image_text": 1.0, "region_text": 1.0, "image_region_text": 1.0, "fused_image_text": 1.0})
 
 
 def trained_parts(stage: Stage) -> set[str]:

@@ -23,7 +23,7 @@ SOURCE_NAME = "phantom"
 LICENSE = "Apache-2.0"
 MODALITIES = (chest_radiograph.MODALITY, abdominal_ct.MODALITY, fundus.MODALITY, blood_smear.MODALITY)
 _MODALITY_SHARES = (0.27, 0.23, 0.30, 0.20)  # those with more distinct region texts come more often
-_NUM_FINDINGS_SHARES = (0.22, 0.34, 0.28, 0.16)  # of images planned with 0, 1, 2 and 3 findings
+_NUM_FINDINGS_SHARES = (0.18, 0.25, 0.30, 0.27)  # of images planned with 0, 1, 2 and 3 findings
 
 
 def phantom_revision(seed: int, difficulty: float) -> str:
@@ -31,7 +31,7 @@ def phantom_revision(seed: int, difficulty: float) -> str:
     return f"phantom-v1:seed={seed}:difficulty={difficulty:g}"
 
 
-def draw_phantom(seed: int, index: int, difficulty: float = 0.5, split: str = "train") -> StudyRecord:
+def draw_phantom(seed: int, index: int, difficulty: float = 0.4, split: str = "train") -> StudyRecord:
     """The phantom number `index` of `split`; equal arguments give equal bytes.
 
     Args:
@@ -46,7 +46,7 @@ def draw_phantom(seed: int, index: int, difficulty: float = 0.5, split: str = "t
     if split not in SPLITS:
         raise ValueError(f"Phantom split is {split!r}; it must be one of {', '.join(SPLITS)}. Name one of these.")
     if not 0.0 <= difficulty <= 1.0:
-        raise ValueError(f"Phantom difficulty is {difficulty}; it must lie in [0, 1]. Use 0.5 for the default corpus.")
+        raise ValueError(f"Phantom difficulty is {difficulty}; it must lie in [0, 1]. Use 0.4 for the default corpus.")
     if seed < 0 or index < 0:
         raise ValueError(f"Phantom seed is {seed} and index {index}; both must be at least 0. Count from 0.")
     dice = Dice(np.random.default_rng([seed, SPLITS.index(split), index]), difficulty)

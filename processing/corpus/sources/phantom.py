@@ -23,7 +23,7 @@ class PhantomSource:
     num_train: int = 6000
     num_test: int = 1000
     seed: int = 0
-    difficulty: float = 0.5
+    difficulty: float = 0.4
 
     def __post_init__(self) -> None:
         if self.num_train < 0 or self.num_test < 0:
@@ -34,7 +34,7 @@ class PhantomSource:
         if self.seed < 0 or not 0.0 <= self.difficulty <= 1.0:
             raise ValueError(
                 f"Phantom source has seed={self.seed} and difficulty={self.difficulty}; the seed must be at least 0 "
-                "and the difficulty lie in [0, 1]. Use 0 and 0.5 for the default corpus."
+                "and the difficulty lie in [0, 1]. Use 0 and 0.4 for the default corpus."
             )
 
     @property

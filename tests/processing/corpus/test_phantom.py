@@ -37,9 +37,10 @@ def regions_of(modality: str):
 
 
 def test_equal_arguments_give_equal_records_and_other_ones_other_images():
-    record = draw_phantom(7, 3, 0.5, "train")
-    assert draw_phantom(7, 3, 0.5, "train") == record
-    others = [draw_phantom(7, 4), draw_phantom(8, 3), draw_phantom(7, 3, 0.6), draw_phantom(7, 3, 0.5, "test")]
+    record = draw_phantom(7, 3, 0.4, "train")
+    assert draw_phantom(7, 3, 0.4, "train") == record
+    assert draw_phantom(7, 3) == record
+    others = [draw_phantom(7, 4), draw_phantom(8, 3), draw_phantom(7, 3, 0.6), draw_phantom(7, 3, 0.4, "test")]
     assert len({record.sha256, *(other.sha256 for other in others)}) == 5
 
 

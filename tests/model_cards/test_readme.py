@@ -1,0 +1,30 @@
+"""The published tables are what their result files say, and nothing else in the document changes."""
+
+import pytest
+from regionmed_clip.eval.results import Result, write_results
+from regionmed_clip.model_cards.readme import DOCUMENTS, render_document
+
+RESULT = Result(
+    model="regionmed-clip", task="region", metric="region_to_text_accuracy", value=0.8125, low=0.75, high=0.875, n=16,
+    source=None, stratum=None, protocol={"gallery": 4, "unique_texts": 4, "split": "test", "split_sha256": "a" * 64},
+    model_revision="m", data_revision="d@1", seed=0, hardware="2 cores", command="train",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_documents_show_what_their_result_files_say(repository, name):
+    text = (repository / name).read_text(encoding="utf-8")
+    assert render_document(text) == text, "run `make cards`"
+    assert "<!-- results: " in text
+
+
+def test_a_block_is_filled_and_the_rest_is_left_alone(tmp_path):
+    write_results(tmp_path / "a.json", [RESULT])
+    text = "before\n<!-- results: a.json -->\nold\n<!-- end of results -->\nafter\n"
+    filled = render_document(text, tmp_path)
+    assert "0.812 [0.750, 0.875]" in filled
+    assert "d@1" in filled
+    assert "old" not in filled
+    assert filled.startswith("before\n")
+    assert filled.endswith("after\n")
+    assert render_document(filled, tmp_path) == filled

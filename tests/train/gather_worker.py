@@ -1,0 +1,82 @@
+"""One rank of `test_gather.py`: a global batch with ragged regions and repeated texts; prints loss and gradients as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from modeling_regionmed_clip.loss_regionmed_clip import contrastive_terms
+from regionmed_clip.train.gather import gather_loss_inputs, text_fingerprints
+from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
+
+CAPTION_OF_IMAGE = [0, 1, 1, 2]  # rows of the texts below
+TEXTS_OF_IMAGE = [[3, 4], [4], [], [3, 5, 4]]  # one region each
+TOKENS = torch.tensor([[2, 7, 3, 0], [2, 8, 3, 0], [2, 9, 9, 3], [2, 10, 3, 0], [2, 11, 3, 0], [2, 12, 7, 3]])
+TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
+
+
+def local_batch(images: list[int], encoders: dict[str, torch.Tensor]) -> tuple[dict, dict]:
+    """This rank's rows, each of its texts once, in the order of first appearance."""
+    captions = list(dict.fromkeys(CAPTION_OF_IMAGE[i] for i in images))
+    texts = list(dict.fromkeys(text for i in images for text in TEXTS_OF_IMAGE[i]))
+    generator = torch.Generator().manual_seed(0)
+    pixels, patches = (torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in (4, 6))
+    first_region = [0, 2, 3, 3]
+    region_rows = [first_region[i] + j for i in images for j in range(len(TEXTS_OF_IMAGE[i]))]
+    tokens = torch.nn.functional.one_hot(TOKENS, 13).double().sum(dim=1)  # (texts, 13) bag of words
+    image = normalize(pixels[images] @ encoders["image"], dim=-1)
+    keys = [100 + text for i in images for text in TEXTS_OF_IMAGE[i]]
+    local = {
+        "image": image,
+        "image_keys": torch.tensor([100 + CAPTION_OF_IMAGE[i] for i in images]),
+        "fused_image": image,
+        "text": normalize(tokens[captions] @ encoders["text"], dim=-1),
+        "text_keys": torch.tensor([100 + row for row in captions]),
+        "text_mask": torch.ones(len(captions), dtype=torch.bool),
+        "region": normalize(patches[region_rows] @ encoders["image"], dim=-1),
+        "region_keys": torch.tensor(keys, dtype=torch.int64),
+        "region_row_mask": torch.ones(len(keys), dtype=torch.bool),
+        "image_region_keys": pad_sequence(
+            [torch.tensor([100 + text for text in TEXTS_OF_IMAGE[i]], dtype=torch.int64) for i in images],
+            batch_first=True,
+            padding_value=-1,
+        ),
+        "region_text": normalize(tokens[texts] @ encoders["text"], dim=-1),
+        "region_text_keys": torch.tensor([100 + row for row in texts], dtype=torch.int64),
+        "region_text_mask": torch.ones(len(texts), dtype=torch.bool),
+    }
+    ids = {"text": TOKENS[captions], "region_text": TOKENS[texts]}
+    return local, {name: text_fingerprints(rows, (rows > 0).long()) for name, rows in ids.items()}
+
+
+def main(rank: int, num_processes: int) -> None:
+    if num_processes > 1:
+        dist.init_process_group("gloo", rank=rank, world_size=num_processes)
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"image": (5, 6), "text": (13, 6)}
+    encoders = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    for encoder in encoders.values():
+        encoder.requires_grad_()
+    share = 4 // num_processes
+    local, fingerprints = local_batch(list(range(rank * share, (rank + 1) * share)), encoders)
+    gathered = gather_loss_inputs(local, fingerprints)
+    terms = contrastive_terms(gathered, {name: torch.full((1,), 5.0) for name in TERMS}, TERMS)
+    torch.stack([term.loss for term in terms.values()]).sum().backward()
+    gradients = {name: encoder.grad for name, encoder in encoders.items()}
+    if num_processes > 1:
+        for gradient in gradients.values():  # what DDP does
+            dist.all_reduce(gradient)
+            gradient /= num_processes
+    if rank == 0:
+        losses = {name: [term.loss.item(), int(term.num_positives), int(term.num_negatives)] for name, term in terms.items()}
+        sys.stdout.write(json.dumps({"losses": losses, **{name: grad.tolist() for name, grad in gradients.items()}}))
+        sys.stdout.flush()
+    os._exit(0)  # gloo's threads abort at random in a normal exit
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

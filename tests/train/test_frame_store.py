@@ -1,0 +1,80 @@
+"""The prepared split: the processor's own frames, the same files for any number of workers, whole or absent."""
+
+import numpy as np
+import pytest
+import torch
+from regionmed_clip.processing.corpus.data_spec import stream_examples
+from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
+from regionmed_clip.train.frame_store import FrameStore, prepare_split, write_part
+
+DATA = "phantom:num_train=10,num_test=2"
+IMAGES = RegionMedClipImageProcessor(size={"height": 48, "width": 48}, patch_size=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    prepare_split(folder, DATA, "train", IMAGES, num_workers=2)
+    return folder
+
+
+def test_frames_boxes_and_texts_are_those_of_the_examples_in_order(folder):
+    store, examples = FrameStore(folder, 48), list(stream_examples(DATA, "train"))
+    assert len(store) == len(examples) == 10
+    for stored, example in zip(store.samples(range(10)), examples):
+        frame, geometry = IMAGES.frame(example["image"])
+        assert stored.sample_id == example["image_id"]
+        assert np.array_equal(stored.frame, frame)
+        assert (stored.caption, stored.caption_key) == (example["caption"], example["caption_key"])
+        assert stored.region_texts == tuple(region["description"] for region in example["regions"])
+        boxes = np.array([region["box"] for region in example["regions"]]).reshape(-1, 4)
+        np.testing.assert_allclose(stored.boxes, geometry.boxes_to_frame_fractions(boxes), atol=1e-6)
+
+
+def test_samples_come_in_the_order_asked_for(folder):
+    store = FrameStore(folder, 48)
+    names = [sample.sample_id for sample in store.samples(range(10))]
+    assert [sample.sample_id for sample in store.samples([7, 0, 7])] == [names[7], names[0], names[7]]
+
+
+def test_its_examples_frame_to_themselves(folder):
+    store = FrameStore(folder, 48)
+    for example, stored in zip(store.examples(), store.samples(range(10))):
+        frame, geometry = IMAGES.frame(example["image"])
+        assert np.array_equal(frame, stored.frame)
+        boxes = np.array([region["box"] for region in example["regions"]]).reshape(-1, 4)
+        np.testing.assert_allclose(geometry.boxes_to_frame_fractions(boxes), stored.boxes, atol=1e-5)
+
+
+def test_a_missing_part_is_written_again_with_the_same_bytes(folder):
+    part = sorted(folder.glob("part-*.arrow"))[0]
+    before = part.read_bytes()
+    part.unlink()
+    prepare_split(folder, DATA, "train", IMAGES, num_workers=1)
+    assert part.read_bytes() == before
+    assert not list(folder.glob("*.partial"))
+
+
+def test_a_truncated_image_stops_the_preparation_by_name_and_leaves_no_part(tmp_path):
+    source = tmp_path / "source"
+    (source / "images").mkdir(parents=True)
+    from PIL import Image
+
+    noise = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(noise.numpy()).save(source / "images" / "a.jpg")
+    whole = (source / "images" / "a.jpg").read_bytes()
+    (source / "images" / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    row = (
+        '{"image": "images/a.jpg", "width": 64, "height": 64, "boxes_xyxy": [[1, 1, 9, 9]], "labels": ["nerve"], '
+        '"caption": null, "qa": null, "patient_id": null, "split": "%s"}\n'
+    )
+    (source / "annotations.jsonl").write_text(row % "train" + row % "test")
+    target = tmp_path / "part.arrow"
+    with pytest.raises(ValueError, match=r"a\.jpg"):
+        write_part(target, f"jsonl:{source}", "train", 0, 1, IMAGES.to_dict())
+    assert not target.exists()
+
+
+def test_a_folder_without_a_store_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no prepared images; prepare_split writes them"):
+        FrameStore(tmp_path, 48)
