@@ -1,7 +1,7 @@
 """Checkpoints of a run: written whole or not at all, read with tensors and primitives only, the newest kept.
 
-A checkpoint is the folder `step_00000123` with the model (safetensors), the optimiser and random states (tensors and
-primitives, read with weights_only=True) and `state.json`.
+A checkpoint is the folder `step_00000123` with the model (safetensors), the optimiser (tensors and primitives, read with
+weights_only=True) and `state.json`. Random states are not in it: a step's random numbers follow from seed, step and rank.
 """
 
 from __future__ import annotations
@@ -42,10 +42,7 @@ def save_checkpoint(
     save_file(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary / "model.safetensors"
     )
-    random_states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random_states["cuda"] = torch.cuda.get_rng_state()
-    torch.save({"optimizer": optimizer.state_dict(), "random": random_states}, temporary / "optimizer.pt")
+    torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
     (temporary / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
     for file in temporary.iterdir():
         _flush_to_disk(file)
@@ -92,9 +89,5 @@ def load_model_weights(path: Path, model: nn.Module) -> None:
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Loads the optimiser's and the random generators' states of the checkpoint."""
-    states = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
-    optimizer.load_state_dict(states["optimizer"])
-    torch.set_rng_state(states["random"]["cpu"])
-    if "cuda" in states["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["random"]["cuda"])
+    """Loads the optimiser's state of the checkpoint."""
+    optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu"))

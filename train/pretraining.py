@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from accelerate.utils import set_seed
 
 from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
 from modeling_regionmed_clip.configuration_regionmed_clip import DEFAULT_VISION_CONFIG
-from regionmed_clip.processing.corpus.data_spec import parse_data_spec, stream_examples
+from regionmed_clip.processing.corpus.data_spec import data_revision, parse_data_spec, stream_examples
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
@@ -71,15 +73,16 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     accelerator = Accelerator(mixed_precision=resolve_precision(recipe.precision), cpu=not torch.cuda.is_available())
     check_processes(recipe, accelerator.num_processes)
     use_all_cores(accelerator)
-    output_dir = agree_on_output_dir(command_line, accelerator)
     image_processor = _build_image_processor(recipe)
+    _check_splits(recipe)
+    output_dir = agree_on_output_dir(command_line, accelerator)
     cache = output_dir / "cache"
+    prepared = cache / f"{TRAINING_SPLIT}-{_preparation_key(recipe, image_processor)}"
     if accelerator.is_main_process:
         (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
-        _check_splits(recipe)
-        prepare_split(cache / TRAINING_SPLIT, recipe.data, TRAINING_SPLIT, image_processor, recipe.preparation_workers)
+        prepare_split(prepared, recipe.data, TRAINING_SPLIT, image_processor, recipe.preparation_workers)
     accelerator.wait_for_everyone()
-    store = FrameStore(cache / TRAINING_SPLIT, recipe.image_size)
+    store = FrameStore(prepared, recipe.image_size)
     processor = RegionMedClipProcessor(image_processor, _build_tokenizer(recipe, store))
 
     def train(run_recipe: Recipe, folder: Path) -> RegionMedClipModel:
@@ -96,6 +99,12 @@ def _build_image_processor(recipe: Recipe) -> RegionMedClipImageProcessor:
     patch_size = build_config(recipe).vision_config.patch_size
     size = {"height": recipe.image_size, "width": recipe.image_size}
     return RegionMedClipImageProcessor(size=size, patch_size=patch_size)
+
+
+def _preparation_key(recipe: Recipe, image_processor: RegionMedClipImageProcessor) -> str:
+    """16 hex digits that change with the data and with how images are brought into the frame."""
+    settings = [recipe.data, data_revision(recipe.data), image_processor.to_dict()]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _check_splits(recipe: Recipe) -> None:

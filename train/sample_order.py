@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 REGION_CHOICE_STREAM = 1  # keeps the draws of regions apart from the draws of the order
+DROPOUT_STREAM = 2
 
 
 class SampleOrder:
@@ -33,6 +34,11 @@ class SampleOrder:
             self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
             self._epoch = epoch
         return self._permutation
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """63-bit seed of the random numbers that `rank` draws in `step` (dropout), so that a resume draws the same."""
+    return int(np.random.default_rng([seed, DROPOUT_STREAM, step, rank]).integers(2**63))
 
 
 def rank_positions(step: int, global_batch_size: int, rank: int, num_processes: int) -> range:

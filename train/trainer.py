@@ -26,7 +26,7 @@ from .collator import Collator, PositionedSamples
 from .frame_store import FrameStore
 from .gather import gather_loss_inputs, text_fingerprints
 from .metrics_log import MetricsLog
-from .sample_order import SampleOrder, rank_positions
+from .sample_order import SampleOrder, rank_positions, step_seed
 from .stages import build_optimizer, learning_rate_at, set_trained_parameters, stage_at
 
 Batch = dict[str, Any]
@@ -165,6 +165,7 @@ class Trainer:
         """One optimiser step; gives its terms, weighted loss () and gradient norm ()."""
         for group in optimizer.param_groups:
             group["lr"] = rate
+        torch.manual_seed(step_seed(self.recipe.seed, step, self._rank))
         terms = self._global_terms(wrapped, stage, batch)
         loss = torch.stack([stage.loss_weights[name] * term.loss for name, term in terms.items()]).sum()
         self._refuse_non_finite(terms, stage, batch, step)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionmed_clip.train.sample_order import SampleOrder, choose_regions, rank_positions
+from regionmed_clip.train.sample_order import SampleOrder, choose_regions, rank_positions, step_seed
 
 
 @given(st.integers(1, 40), st.integers(0, 5))
@@ -38,6 +38,11 @@ def test_chosen_regions_are_distinct_sorted_and_as_many_as_allowed(num_regions, 
 
 def test_another_position_draws_other_regions():
     assert any(not np.array_equal(choose_regions(50, 5, 0, 0), choose_regions(50, 5, 0, p)) for p in range(1, 5))
+
+
+def test_every_step_and_rank_draws_random_numbers_of_its_own():
+    seeds = {step_seed(0, step, rank) for step in range(50) for rank in range(4)} | {step_seed(1, 0, 0)}
+    assert len(seeds) == 201
 
 
 def test_an_empty_split_is_refused():
