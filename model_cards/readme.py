@@ -1,7 +1,7 @@
 """Writes the published results into README.md and docs/reproduce.md: `python -m regionmed_clip.model_cards.readme`.
 
-Each table stands between two comments, `<!-- results: FILE -->` and `<!-- end of results -->`; FILE is a Result file under
-model_cards/results. What lies between them is replaced, nothing else is touched.
+Each table stands between two comments, `<!-- results: FILE -->` and `<!-- end of results -->`; FILE is a Result file
+under model_cards/results. What lies between them is replaced, nothing else is touched.
 """
 
 from __future__ import annotations

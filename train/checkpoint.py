@@ -1,7 +1,7 @@
 """Checkpoints of a run: written whole or not at all, read with tensors and primitives only, the newest kept.
 
-A checkpoint is the folder `step_00000123` with the model (safetensors), the optimiser (tensors and primitives, read with
-weights_only=True) and `state.json`. Random states are not in it: a step's random numbers follow from seed, step and rank.
+A checkpoint is the folder `step_00000123` with the model (safetensors), the optimiser (tensors and primitives, read
+with weights_only=True) and `state.json`. Random states are not in it: a step's random numbers follow from its seed.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 from .frame_store import FrameStore, StoredSample
 from .sample_order import SampleOrder, choose_regions
 
-
 TEXT_ROWS_MULTIPLE = 16
 TEXT_LENGTH_MULTIPLE = 8
 PLACEHOLDER_TEXT = "-"

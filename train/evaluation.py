@@ -7,6 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from datasets.arrow_writer import ArrowWriter
+
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.eval.tasks.runner import (
@@ -58,7 +59,7 @@ def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
 
 
 def keep_examples(path: Path, data: str, split: str) -> Dataset:
-    """The examples of a split in an Arrow file at `path`, read through a memory map, so that each is drawn only once."""
+    """The examples of a split in a memory-mapped Arrow file at `path`, so that each is drawn or read only once."""
     with ArrowWriter(features=corpus_features(decode_images=False), path=str(path)) as writer:
         for example in stream_examples(data, split, decode_images=False):
             writer.write(example)

@@ -94,10 +94,9 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
     batch = {name: gather_rows(local[name]) for name in ("image", "image_keys")}
     for name in ("text", "region_text"):
         if name in local:
-            columns = gather_ragged_rows(local[name], local[f"{name}_keys"], fingerprints[name])
-            embeddings, keys, gathered_fingerprints, mask = columns
-            batch[name], batch[f"{name}_keys"] = embeddings, keys
-            batch[f"{name}_mask"] = first_occurrence_mask(gathered_fingerprints, mask)
+            columns = (local[name], local[f"{name}_keys"], local[f"{name}_mask"], fingerprints[name])
+            batch[name], batch[f"{name}_keys"], is_text, gathered_fingerprints, mask = gather_ragged_rows(*columns)
+            batch[f"{name}_mask"] = first_occurrence_mask(gathered_fingerprints, mask & is_text)
     if "region" in local:
         batch["fused_image"] = gather_rows(local["fused_image"])
         batch["image_region_keys"] = gather_rows(_widen_keys(local["image_region_keys"]))

@@ -1,4 +1,4 @@
-"""One rank of `test_gather.py`: a global batch with ragged regions and repeated texts; prints loss and gradients as JSON."""
+"""One rank of `test_gather.py`: a batch with ragged regions and repeated texts; prints loss and gradients as JSON."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ import sys
 
 import torch
 import torch.distributed as dist
-from modeling_regionmed_clip.loss_regionmed_clip import contrastive_terms
-from regionmed_clip.train.gather import gather_loss_inputs, text_fingerprints
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
+from modeling_regionmed_clip.loss_regionmed_clip import contrastive_terms
+from regionmed_clip.train.gather import gather_loss_inputs, text_fingerprints
+
 CAPTION_OF_IMAGE = [0, 1, 1, 2]  # rows of the texts below
 TEXTS_OF_IMAGE = [[3, 4], [4], [], [3, 5, 4]]  # one region each
-TOKENS = torch.tensor([[2, 7, 3, 0], [2, 8, 3, 0], [2, 9, 9, 3], [2, 10, 3, 0], [2, 11, 3, 0], [2, 12, 7, 3]])
+TOKENS = torch.tensor(
+    [[2, 7, 3, 0], [2, 8, 3, 0], [2, 9, 9, 3], [2, 10, 3, 0], [2, 11, 3, 0], [2, 12, 7, 3], [2, 6, 3, 0]]
+)
+PLACEHOLDER = 6  # the row that fills up the texts of every rank and must count nowhere
 TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
 
 
 def local_batch(images: list[int], encoders: dict[str, torch.Tensor]) -> tuple[dict, dict]:
     """This rank's rows, each of its texts once, in the order of first appearance."""
-    captions = list(dict.fromkeys(CAPTION_OF_IMAGE[i] for i in images))
-    texts = list(dict.fromkeys(text for i in images for text in TEXTS_OF_IMAGE[i]))
+    captions = [*dict.fromkeys(CAPTION_OF_IMAGE[i] for i in images), PLACEHOLDER]
+    texts = [*dict.fromkeys(text for i in images for text in TEXTS_OF_IMAGE[i]), PLACEHOLDER]
     generator = torch.Generator().manual_seed(0)
     pixels, patches = (torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in (4, 6))
     first_region = [0, 2, 3, 3]
@@ -35,8 +39,8 @@ def local_batch(images: list[int], encoders: dict[str, torch.Tensor]) -> tuple[d
         "image_keys": torch.tensor([100 + CAPTION_OF_IMAGE[i] for i in images]),
         "fused_image": image,
         "text": normalize(tokens[captions] @ encoders["text"], dim=-1),
-        "text_keys": torch.tensor([100 + row for row in captions]),
-        "text_mask": torch.ones(len(captions), dtype=torch.bool),
+        "text_keys": torch.tensor([*[100 + row for row in captions[:-1]], -1]),
+        "text_mask": torch.tensor([*[True] * (len(captions) - 1), False]),
         "region": normalize(patches[region_rows] @ encoders["image"], dim=-1),
         "region_keys": torch.tensor(keys, dtype=torch.int64),
         "region_row_mask": torch.ones(len(keys), dtype=torch.bool),
@@ -46,8 +50,8 @@ def local_batch(images: list[int], encoders: dict[str, torch.Tensor]) -> tuple[d
             padding_value=-1,
         ),
         "region_text": normalize(tokens[texts] @ encoders["text"], dim=-1),
-        "region_text_keys": torch.tensor([100 + row for row in texts], dtype=torch.int64),
-        "region_text_mask": torch.ones(len(texts), dtype=torch.bool),
+        "region_text_keys": torch.tensor([*[100 + row for row in texts[:-1]], -1]),
+        "region_text_mask": torch.tensor([*[True] * (len(texts) - 1), False]),
     }
     ids = {"text": TOKENS[captions], "region_text": TOKENS[texts]}
     return local, {name: text_fingerprints(rows, (rows > 0).long()) for name, rows in ids.items()}
@@ -72,7 +76,9 @@ def main(rank: int, num_processes: int) -> None:
             dist.all_reduce(gradient)
             gradient /= num_processes
     if rank == 0:
-        losses = {name: [term.loss.item(), int(term.num_positives), int(term.num_negatives)] for name, term in terms.items()}
+        losses = {
+            name: [term.loss.item(), int(term.num_positives), int(term.num_negatives)] for name, term in terms.items()
+        }
         sys.stdout.write(json.dumps({"losses": losses, **{name: grad.tolist() for name, grad in gradients.items()}}))
         sys.stdout.flush()
     os._exit(0)  # gloo's threads abort at random in a normal exit

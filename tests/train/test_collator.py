@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_model
 
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
@@ -10,7 +11,6 @@ from regionmed_clip.train.collator import Collator, PositionedSamples
 from regionmed_clip.train.frame_store import StoredSample
 from regionmed_clip.train.sample_order import SampleOrder
 from regionmed_clip.train.tokenizer import train_tokenizer
-from tiny_models import tiny_model
 
 TEXTS = ["nodule in the left lung", "effusion", "normal chest radiograph"]
 
@@ -25,7 +25,9 @@ def sample(name: str, caption: str, region_texts: tuple[str, ...]) -> StoredSamp
     boxes = np.tile(np.array([0.25, 0.25, 0.75, 0.5], dtype=np.float32), (len(region_texts), 1))
     keys = tuple(100 + TEXTS.index(text) if text else -1 for text in region_texts)
     frame = np.full((3, 24, 24), 128, dtype=np.uint8)
-    return StoredSample(name, frame, caption, TEXTS.index(caption) + 10, boxes, region_texts, keys, region_texts, "test")
+    return StoredSample(
+        name, frame, caption, TEXTS.index(caption) + 10, boxes, region_texts, keys, region_texts, "test"
+    )
 
 
 def chosen(*samples: StoredSample):
@@ -43,7 +45,7 @@ def test_each_distinct_text_is_tokenised_once_and_pointed_at(collator):
     assert batch["sample_id"] == ["a", "b", "c"]
     assert batch["text_index"].tolist() == [0, 1, 1]
     assert batch["text_keys"].tolist() == [10, 12, *[-1] * 14]  # rows are filled up with placeholders of key -1
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == (16, 8)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (16, 16)
     assert (batch["input_ids"][0] != batch["input_ids"][1]).any()
     assert batch["region_text_index"].tolist() == [[0, 1], [-1, -1], [1, -1]]
     assert batch["region_text_keys"].tolist() == [100, 101, *[-1] * 14]
@@ -65,7 +67,9 @@ def test_placeholder_texts_do_not_change_the_loss(collator):
     for name in ("input_ids", "region_input_ids"):
         batch[name] = batch[name] % 50  # the tiny vocabulary
     padded = model(**batch, return_loss=True)
-    real = {name: batch[name][:2] for name in batch if "input_ids" in name or "attention_mask" in name or "_keys" in name}
+    real = {
+        name: batch[name][:2] for name in batch if "input_ids" in name or "attention_mask" in name or "_keys" in name
+    }
     exact = model(**{**batch, **real}, return_loss=True)
     for name, loss in exact.loss_terms.items():
         torch.testing.assert_close(padded.loss_terms[name], loss, atol=1e-6, rtol=0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from regionmed_clip.processing.corpus.data_spec import stream_examples
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.train.frame_store import FrameStore, prepare_split, write_part

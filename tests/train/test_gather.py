@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from regionmed_clip.train.gather import text_fingerprints
 
 WORKER = Path(__file__).with_name("gather_worker.py")

@@ -68,8 +68,8 @@ def test_every_step_is_logged_with_the_terms_of_its_stage(smoke_run):
     terms = {row["stage"]: {key for key in row if key.startswith("loss_")} for row in rows}
     assert terms == {
         "global": {"loss_image_text"},
-        "region": {"loss_image_text", "loss_region_text"},
-        "joint": {"loss_image_text", "loss_region_text", "loss_fused_image_text"},
+        "region": {"loss_image_text", "loss_region_text", "loss_image_region_text"},
+        "joint": {"loss_image_text", "loss_region_text", "loss_image_region_text", "loss_fused_image_text"},
     }
     assert all(row["num_positives_image_text"] >= 16 and row["lr"] > 0 and row["samples_per_s"] > 0 for row in rows)
 

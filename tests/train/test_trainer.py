@@ -4,8 +4,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from regionmed_clip.train.trainer import StageModel, eager_attention_on_cpu
 from tiny_models import tiny_batch, tiny_model
+
+from regionmed_clip.train.trainer import StageModel, eager_attention_on_cpu
 
 
 @pytest.fixture
