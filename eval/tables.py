@@ -119,9 +119,11 @@ def _row_order(row: tuple[str, str | None, str | None]) -> tuple:
 
 def _notes(results: Sequence[Result]) -> list[str]:
     """Lines below the table: what the brackets are, and the readings of plain-clip."""
-    notes = ["", "- Brackets: 95 % bootstrap interval, all regions of an image resampled together."]
+    resampled = "all regions of an image resampled together; where texts are the queries, texts"
+    notes = ["", f"- Brackets: 95 % bootstrap interval, {resampled}."]
     for r in results:
-        if r.metric == "region_to_text_accuracy" and r.source is None and "readings" in r.protocol:
+        is_overall = r.metric == "region_to_text_accuracy" and r.source is None and r.value is not None
+        if is_overall and "readings" in r.protocol:
             readings = ", ".join(f"{name} {value:.3f}" for name, value in r.protocol["readings"].items())
             notes.append(f"- {r.model} reads regions without training for it; the better counts: {readings}.")
     return notes

@@ -5,6 +5,7 @@ P = h x w patches in row-major order, C width of the vision tower, D width of th
 """
 
 import inspect
+import math
 from dataclasses import dataclass
 
 import torch
@@ -60,13 +61,22 @@ class Temperatures(nn.Module):
 
     def __init__(self, config: RegionMedClipConfig):
         super().__init__()
-        self.log_scale_max = config.logit_scale_max
+        self.log_scale_max = math.log(config.logit_scale_max)
         for name in CONTRASTIVE_TERMS:
             self.register_parameter(name, nn.Parameter(torch.full((1,), config.logit_scale_init_value)))
 
     def forward(self, name: str) -> Tensor:
-        """(1,) float inverse temperature of a term, clamped to the configured maximum."""
-        return getattr(self, name).exp().clamp(max=self.log_scale_max)
+        """(1,) float inverse temperature of a term."""
+        return getattr(self, name).exp()
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Brings every inverse temperature back to the configured maximum; called after an optimiser step.
+
+        (A clamp in the forward pass would have no gradient above the maximum: the value could never come down.)
+        """
+        for parameter in self.parameters():
+            parameter.clamp_(max=self.log_scale_max)
 
 
 class RegionMedClipPreTrainedModel(PreTrainedModel):
@@ -119,6 +129,12 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             input_ids: (T, L) int64.
             attention_mask: (T, L) int64; 0 marks padding. None: no padding.
         """
+        limit = getattr(self.config.text_config, "max_position_embeddings", None)
+        if limit is not None and input_ids.shape[1] > limit:
+            raise ValueError(
+                f"input_ids has {input_ids.shape[1]} tokens a text and the text tower {limit} positions; truncate the "
+                "texts, in a pipeline with tokenizer_kwargs={'truncation': True}."
+            )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)

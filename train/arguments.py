@@ -6,6 +6,9 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import math
+import re
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +21,7 @@ import yaml
 RECIPES_FOLDER = Path(__file__).resolve().parent / "recipes"
 DEFAULT_RECIPE = RECIPES_FOLDER / "quickstart.yaml"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+EVALUATION_TASKS = ("retrieval", "zero_shot", "region")
 PARAMETER_GROUPS = ("vision", "text", "roi")
 LOSS_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
 REGION_TERMS = ("region_text", "image_region_text", "fused_image_text")  # they need annotated regions
@@ -87,6 +91,13 @@ class Tokenizer:
     vocab_size: int = 4096
     max_length: int = 64
 
+    def check(self, where: str) -> None:
+        """Raises a ValueError for a size no tokenizer could have."""
+        _require(
+            where, "vocab_size", self.vocab_size, self.vocab_size >= 260, "at least 260 (256 bytes, 4 special tokens)"
+        )
+        _require(where, "max_length", self.max_length, self.max_length >= 3, "at least 3")
+
 
 @dataclass(frozen=True)
 class Optimizer:
@@ -95,12 +106,25 @@ class Optimizer:
     epsilon: float = 1e-6
     max_grad_norm: float = 1.0
 
+    def check(self, where: str) -> None:
+        """Raises a ValueError for a setting with which nothing would be learnt."""
+        _require(where, "weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        _require(where, "betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1")
+        _require(where, "epsilon", self.epsilon, self.epsilon > 0, "above 0")
+        _require(where, "max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "above 0")
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    tasks: tuple[str, ...] = ("retrieval", "zero_shot", "region")
+    tasks: tuple[str, ...] = EVALUATION_TASKS
     split: str = "test"
     batch_size: int = 64
+
+    def check(self, where: str) -> None:
+        """Raises a ValueError for an unknown task or an empty batch."""
+        is_known = bool(self.tasks) and set(self.tasks) <= set(EVALUATION_TASKS)
+        _require(where, "tasks", self.tasks, is_known, f"at least one of {', '.join(EVALUATION_TASKS)}")
+        _require(where, "batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -133,6 +157,14 @@ class Recipe:
             _require(where, name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         _require(where, "preparation_workers", self.preparation_workers, self.preparation_workers >= 1, "at least 1")
         _require(where, "precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        _require(
+            where, "name", self.name, bool(re.fullmatch(r"\w[\w.-]*", self.name)), "letters, digits, '.', '_', '-'"
+        )
+        _require(where, "seed", self.seed, self.seed >= 0, "at least 0")
+        is_count = self.num_processes is None or self.num_processes >= 1
+        _require(where, "num_processes", self.num_processes, is_count, "at least 1, or null for any")
+        for part in ("tokenizer", "optimizer", "evaluation"):
+            getattr(self, part).check(f"{where}: {part}")
         if not self.data:
             raise ValueError(
                 f"{where} names no data; add data=phantom or data=jsonl:FOLDER to the command or the recipe."
@@ -179,7 +211,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(
             f"recipe {str(path)!r} is not a file; give a path, for instance one of train/recipes: {known}."
         )
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = _read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a recipe is a YAML mapping of keys to values, not {type(values).__name__}.")
     for override in overrides:
@@ -208,7 +240,14 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             raise ValueError(f"{override!r}: {parent!r} holds a single value, nothing lies below it.")
     if isinstance(target, list):
         raise ValueError(f"{override!r}: name the key to set inside the stage, for instance {key}.steps=10.")
-    target[last] = yaml.safe_load(text)
+    target[last] = _read_yaml(text, repr(override))
+
+
+def _read_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not YAML: {error}. Check its brackets, quotes and indentation.") from error
 
 
 def build_dataclass(kind: type, values: Mapping[str, Any], where: str) -> Any:
@@ -259,7 +298,7 @@ def _coerce_scalar(hint: Any, value: Any, where: str) -> Any:
 
 
 def _require(where: str, name: str, value: Any, is_met: bool, rule: str) -> None:
-    if not is_met:
+    if not is_met or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"{where}: {name} is {value!r}; it must be {rule}.")
 
 
@@ -269,7 +308,7 @@ class CommandLine:
     recipe_path: Path
     output_dir: Path | None
     resume: bool
-    text: str  # the command as typed, for the record
+    text: str  # the command without its output folder, for the record
 
 
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
@@ -286,5 +325,8 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
     )
     parsed = parser.parse_intermixed_args(list(arguments))
     recipe = load_recipe(parsed.recipe, parsed.overrides)
-    command = " ".join(["accelerate launch train/pretrain.py", *arguments])
+    told = (
+        ["--recipe", str(parsed.recipe)] if parsed.recipe != DEFAULT_RECIPE else []
+    )  # where it is written says nothing
+    command = shlex.join(["accelerate", "launch", "train/pretrain.py", *told, *parsed.overrides])
     return CommandLine(recipe, parsed.recipe, parsed.output_dir, parsed.resume, command)

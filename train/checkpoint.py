@@ -55,6 +55,19 @@ def save_checkpoint(
     return path
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name, then renames it."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def refuse_other_run(folder: Path, recipe_fingerprint: str) -> None:
+    """Raises a ValueError if the newest checkpoint in `folder` belongs to another recipe or other data."""
+    for path in list_checkpoints(folder)[-1:]:
+        read_state(path, recipe_fingerprint)
+
+
 def _flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -72,13 +85,13 @@ def read_state(path: Path, recipe_fingerprint: str) -> RunState:
     """The state of a checkpoint.
 
     Raises:
-        ValueError: if it belongs to a recipe that would give other weights.
+        ValueError: if it belongs to a recipe, or to data, that would give other weights.
     """
     state = RunState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
     if state.recipe_fingerprint != recipe_fingerprint:
         raise ValueError(
-            f"{path} was written by a recipe with fingerprint {state.recipe_fingerprint}, this one has "
-            f"{recipe_fingerprint}; resume with the recipe.yaml of that run, or choose another --output_dir."
+            f"{path} was written by the recipe and data {state.recipe_fingerprint}, this run has "
+            f"{recipe_fingerprint}; resume with the recipe.yaml and data of that run, or choose another --output_dir."
         )
     return state
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
@@ -31,6 +31,7 @@ class Evaluated:
     results: list[Result]
     examples: Dataset  # of the evaluated split, images still encoded
     embedded: EmbeddedSplit
+    text_origin: str
 
 
 def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
@@ -51,11 +52,21 @@ def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
     outcome = run_tasks(run.model, run.processor, by_split, model_name="regionmed-clip", context=context, **options)
     results = list(outcome.results)
     if run.baseline is not None:
-        plain = run_plain_clip(run.baseline, run.processor, by_split, context=context, **options)
+        plain_context = replace(context, model_revision=weights_revision(run.baseline))
+        plain = run_plain_clip(run.baseline, run.processor, by_split, context=plain_context, **options)
         results += plain.results + compare_outcomes(outcome, plain)
     if "region" in settings.tasks:
-        results += run_colour_probe(run.processor, run.store.examples(), outcome.embedded, context=context)
-    return Evaluated(results, examples, outcome.embedded)
+        probe_context = replace(context, model_revision="fitted-on-the-spot")
+        results += run_colour_probe(run.processor, run.store.examples(), outcome.embedded, context=probe_context)
+    return Evaluated(results, examples, outcome.embedded, _text_origin(examples))
+
+
+def _text_origin(examples: Dataset) -> str:
+    """Who wrote the texts of the split, in words for the card."""
+    origins = set(examples["text_origin"])
+    if origins == {"template"}:
+        return "texts by template from structured annotations"
+    return "captions as the source gives them" + (", others by template from labels" if "template" in origins else "")
 
 
 def keep_examples(path: Path, data: str, split: str) -> Dataset:

@@ -71,8 +71,12 @@ def prepare_split(
             pool.submit(write_part, _part_path(folder, part, num_parts), data, split, part, num_parts, settings)
             for part in missing
         ]
-        for job in as_completed(jobs):
-            progress.update(job.result())
+        try:
+            for job in as_completed(jobs):
+                progress.update(job.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # a bad image is told at once, not after all other parts
+            raise
 
 
 def _part_path(folder: Path, part: int, num_parts: int) -> Path:
@@ -95,7 +99,7 @@ def write_part(path: Path, data: str, split: str, part: int, num_parts: int, ima
 
 
 def _prepare_example(example: dict, image_processor: RegionMedClipImageProcessor) -> dict:
-    frame, geometry = image_processor.frame(example["image"])
+    frame, geometry = image_processor.frame(example["image"], example["image_id"])
     regions = example["regions"]
     boxes = np.asarray([region["box"] for region in regions], dtype=np.float64).reshape(-1, 4)
     return {

@@ -90,7 +90,10 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
         fingerprints: `text` (T,) and, with regions, `region_text` (U,) int64 from `text_fingerprints`.
     """
     if not is_distributed():
-        return local
+        masks = {
+            f"{name}_mask": first_occurrence_mask(rows, local[f"{name}_mask"]) for name, rows in fingerprints.items()
+        }
+        return local | masks  # texts that differ only where the tokenizer does not look are one text
     batch = {name: gather_rows(local[name]) for name in ("image", "image_keys")}
     for name in ("text", "region_text"):
         if name in local:

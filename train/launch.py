@@ -45,7 +45,8 @@ def settle_network() -> None:
 
 def check_processes(recipe: Recipe, num_processes: int, environment: Mapping[str, str] = os.environ) -> None:
     """Raises a ValueError if another number of processes started than the recipe or the launcher was asked for."""
-    has_launcher_lost_some = num_processes == 1 and "MASTER_PORT" in environment and "WORLD_SIZE" not in environment
+    is_told_of_others = environment.get("MASTER_ADDR") == "127.0.0.1" and "MASTER_PORT" in environment
+    has_launcher_lost_some = num_processes == 1 and is_told_of_others and "WORLD_SIZE" not in environment
     if has_launcher_lost_some or int(environment.get("WORLD_SIZE", num_processes)) != num_processes:
         raise ValueError(
             f"the launcher was asked for several processes, and {num_processes} started alone; on a CPU `accelerate "
@@ -79,6 +80,12 @@ def choose_output_dir(asked: Path | None, recipe_name: str, resume: bool, runs_f
     Raises:
         ValueError: if the folder asked for holds a run and `resume` is off.
     """
+    if asked is not None and asked.exists() and not asked.is_dir():
+        raise ValueError(f"--output_dir {str(asked)!r} is a file; name a folder, which need not exist yet.")
+    if asked is not None and resume and not asked.exists():
+        raise ValueError(
+            f"--output_dir {str(asked)!r} does not exist, so there is nothing to --resume; check the name."
+        )
     if asked is not None:
         if not resume and ((asked / "metrics.jsonl").exists() or list_checkpoints(asked / "checkpoints")):
             raise ValueError(

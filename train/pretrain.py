@@ -14,10 +14,13 @@ from regionmed_clip.train.pretraining import TrainedRun, pretrain, remove_cache
 
 def write_outputs(run: TrainedRun) -> None:
     """Fills OUTPUT_DIR with results.json, final/ and report/, and prints the table."""
-    evaluated, folder = evaluate_run(run, describe_hardware()), run.output_dir
+    folder, facts = run.output_dir, run.facts()
+    stage_flat_folder(run.model, run.processor, folder / "final", results=[], facts=facts)  # safe before evaluation
+    evaluated = evaluate_run(run, describe_hardware())
     results, rows = evaluated.results, read_metrics(folder / "metrics.jsonl")
     write_results(folder / "results.json", results)
-    stage_flat_folder(run.model, run.processor, folder / "final", results=results, facts=run.facts())
+    facts["text_origin"] = evaluated.text_origin
+    stage_flat_folder(run.model, run.processor, folder / "final", results=results, facts=facts)
     shown = {"examples": evaluated.examples, "embedded": evaluated.embedded, "processor": run.processor}
     write_report(folder / "report", metrics_rows=rows, results=results, model=run.model, **shown)
     remove_cache(run)

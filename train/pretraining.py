@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
+from transformers import CONFIG_MAPPING
 
 from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
 from modeling_regionmed_clip.configuration_regionmed_clip import DEFAULT_VISION_CONFIG
@@ -21,6 +24,7 @@ from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedC
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
 from .arguments import CommandLine, Recipe, plain_clip_recipe
+from .checkpoint import refuse_other_run, write_whole
 from .frame_store import FrameStore, prepare_split
 from .launch import agree_on_output_dir, check_processes, settle_network, use_all_cores
 from .precision import resolve_precision
@@ -29,6 +33,7 @@ from .trainer import Trainer
 
 TRAINING_SPLIT = "train"
 BASELINE_FOLDER = "plain_clip"
+MAIN_PROCESS_TIME = timedelta(hours=24)  # others wait while the main process prepares images or evaluates
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,7 @@ class TrainedRun:
             f"{self.accelerator.mixed_precision}, {self.accelerator.num_processes} process(es)"
         )
         return {
-            "data": recipe.data,
-            "text_origin": "texts by template from structured annotations",
+            "data": data_revision(recipe.data),
             "training": [*stages, settings],
             "num_parameters": self.model.num_parameters(),
             "image_size": recipe.image_size,
@@ -70,7 +74,11 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     """Trains the recipe's model, and plain-clip where the recipe asks for it, on every process."""
     recipe = command_line.recipe
     settle_network()
-    accelerator = Accelerator(mixed_precision=resolve_precision(recipe.precision), cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(
+        mixed_precision=resolve_precision(recipe.precision),
+        cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=MAIN_PROCESS_TIME)],
+    )
     check_processes(recipe, accelerator.num_processes)
     use_all_cores(accelerator)
     image_processor = _build_image_processor(recipe)
@@ -78,8 +86,10 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     output_dir = agree_on_output_dir(command_line, accelerator)
     cache = output_dir / "cache"
     prepared = cache / f"{TRAINING_SPLIT}-{_preparation_key(recipe, image_processor)}"
+    identity = f"{recipe.fingerprint()}@{data_revision(recipe.data)}"
+    refuse_other_run(output_dir / "checkpoints", identity)
     if accelerator.is_main_process:
-        (output_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+        write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
         prepare_split(prepared, recipe.data, TRAINING_SPLIT, image_processor, recipe.preparation_workers)
     accelerator.wait_for_everyone()
     store = FrameStore(prepared, recipe.image_size)
@@ -87,7 +97,8 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
 
     def train(run_recipe: Recipe, folder: Path) -> RegionMedClipModel:
         model = build_model(run_recipe, processor)
-        Trainer(run_recipe, model, processor, store, folder, accelerator).train(command_line.resume)
+        run_identity = identity if run_recipe is recipe else f"{run_recipe.fingerprint()}@{identity}"
+        Trainer(run_recipe, model, processor, store, folder, accelerator, run_identity).train(command_line.resume)
         return model.eval()
 
     model = train(recipe, output_dir)
@@ -118,18 +129,15 @@ def _build_tokenizer(recipe: Recipe, store: FrameStore):
     settings = recipe.tokenizer
     if settings.source == "train":
         return train_tokenizer(store.texts(), settings.vocab_size, settings.max_length)
-    return load_tokenizer(settings.source)
+    tokenizer = load_tokenizer(settings.source)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, settings.max_length)
+    return tokenizer
 
 
 def build_config(recipe: Recipe, tokenizer=None) -> RegionMedClipConfig:
     """The model's config from the recipe's `model`, with image size and special tokens filled in."""
     fields = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.model.items()}
-    unknown = [key for key in fields if not hasattr(RegionMedClipConfig, key)]
-    if unknown:
-        raise ValueError(
-            f"recipe {recipe.name!r}: model has the unknown key {unknown[0]!r}; it takes the arguments of "
-            "RegionMedClipConfig, for instance projection_dim, vision_config, text_config."
-        )
+    _refuse_unknown_keys(recipe.name, fields)
     vision = fields.get("vision_config", DEFAULT_VISION_CONFIG)
     config = RegionMedClipConfig(**{**fields, "vision_config": {**vision, "image_size": recipe.image_size}})
     if tokenizer is not None:
@@ -140,6 +148,23 @@ def build_config(recipe: Recipe, tokenizer=None) -> RegionMedClipConfig:
     return config
 
 
+def _refuse_unknown_keys(recipe_name: str, fields: dict[str, Any]) -> None:
+    """Raises a ValueError for a key of `model`, or of a tower's config in it, that the config would silently ignore."""
+    known = {"model": {item.name for item in dataclasses.fields(RegionMedClipConfig)}}
+    for tower in ("vision_config", "text_config"):
+        model_type = fields.get(tower, {}).get("model_type")
+        if model_type in CONFIG_MAPPING:
+            known[f"model.{tower}"] = {*CONFIG_MAPPING[model_type]().to_dict(), "model_type"}
+    for where, names in known.items():
+        given = fields if where == "model" else fields[where.partition(".")[2]]
+        for key in given:
+            if key not in names:
+                raise ValueError(
+                    f"recipe {recipe_name!r}: {where} has the unknown key {key!r}; the known keys are "
+                    f"{', '.join(sorted(names))}."
+                )
+
+
 def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedClipModel:
     """A model with random weights drawn from the recipe's seed, the same on every process."""
     config = build_config(recipe, processor.tokenizer)
@@ -148,6 +173,12 @@ def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedC
         raise ValueError(
             f"recipe {recipe.name!r}: texts may have {processor.tokenizer.model_max_length} tokens, and the text tower "
             f"has {longest} positions; lower tokenizer.max_length or raise model.text_config.max_position_embeddings."
+        )
+    end = config.text_config.eos_token_id
+    if config.text_pooling == "eos" and end not in processor.encode_texts(["a text"])["input_ids"]:
+        raise ValueError(
+            f"recipe {recipe.name!r}: text_pooling is 'eos' and the tokenizer puts no end token (id {end}) after a "
+            "text, so all texts would be pooled at one place; take another tokenizer, or model.text_pooling=mean."
         )
     set_seed(recipe.seed)
     return RegionMedClipModel(config)

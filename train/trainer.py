@@ -72,6 +72,7 @@ class Trainer:
         store: FrameStore,
         output_dir: Path,
         accelerator: Accelerator,
+        identity: str,
     ):
         self.recipe = recipe
         self.model = model.to(accelerator.device)
@@ -81,7 +82,7 @@ class Trainer:
         self.metrics_path = output_dir / "metrics.jsonl"
         self.collator = Collator(processor)
         self.samples = PositionedSamples(store, SampleOrder(len(store), recipe.seed), recipe.max_regions)
-        self.fingerprint = recipe.fingerprint()
+        self.fingerprint = identity
 
     def train(self, resume: bool) -> None:
         """Runs the stages to the end, from the last checkpoint if `resume` and there is one."""
@@ -168,11 +169,13 @@ class Trainer:
         torch.manual_seed(step_seed(self.recipe.seed, step, self._rank))
         terms = self._global_terms(wrapped, stage, batch)
         loss = torch.stack([stage.loss_weights[name] * term.loss for name, term in terms.items()]).sum()
-        self._refuse_non_finite(terms, stage, batch, step)
+        self._refuse_non_finite({f"loss term {name}": term.loss for name, term in terms.items()}, stage, batch, step)
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         gradient_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
+        self._refuse_non_finite({"gradient norm": gradient_norm}, stage, batch, step)
         optimizer.step()
+        self.model.temperatures.clamp_()
         return terms, loss.detach(), gradient_norm
 
     def _global_terms(self, wrapped: nn.Module, stage: Stage, batch: Batch) -> dict[str, ContrastiveTerm]:
@@ -195,13 +198,13 @@ class Trainer:
         gathered = gather_loss_inputs(local, fingerprints)
         return self.model.compute_terms(gathered, tuple(stage.loss_weights))
 
-    def _refuse_non_finite(self, terms: dict[str, ContrastiveTerm], stage: Stage, batch: Batch, step: int) -> None:
-        for name, term in terms.items():
-            if not torch.isfinite(term.loss):
+    def _refuse_non_finite(self, values: dict[str, Tensor], stage: Stage, batch: Batch, step: int) -> None:
+        for name, value in values.items():
+            if not torch.isfinite(value):
                 raise ValueError(
-                    f"step {step + 1} of stage {stage.name!r}: the loss term {name} is {term.loss.item()}; it must be "
-                    f"finite. Samples of this process: {', '.join(batch['sample_id'])}. Lower the learning rate or "
-                    f"look at these samples; the last good checkpoint lies in {self.checkpoints}."
+                    f"step {step + 1} of stage {stage.name!r}: the {name} is {value.item()}; it must be finite. "
+                    f"Samples of this process: {', '.join(batch['sample_id'])}. Lower the learning rate or look at "
+                    f"these samples; checkpoints of earlier steps lie in {self.checkpoints}."
                 )
 
     def _row(

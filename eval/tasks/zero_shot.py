@@ -92,7 +92,8 @@ def _measure_stratum(
     for weights in iter_resample_weights(embedded.num_images, seed=seed):
         values = np.stack([weighted_auroc(s, t, weights[:, images]) for images, s, t in columns])  # (questions, b)
         defined = np.isfinite(values)
-        means.append(np.where(defined, values, 0).sum(axis=0) / np.maximum(defined.sum(axis=0), 1))
+        totals, counts = np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0)
+        means.append(np.divide(totals, counts, out=np.full(len(totals), np.nan), where=counts > 0))  # NaN: no such draw
     low, high = percentile_interval(np.concatenate(means))
     return Measured(
         task="zero_shot",

@@ -7,7 +7,9 @@ from regionmed_clip.model_cards.readme import DOCUMENTS, render_document
 
 RESULT = Result(
     model="regionmed-clip", task="region", metric="region_to_text_accuracy", value=0.8125, low=0.75, high=0.875, n=16,
-    source=None, stratum=None, protocol={"gallery": 4, "unique_texts": 4, "split": "test", "split_sha256": "a" * 64, "prompts_sha256": None},
+    source=None, stratum=None, protocol={
+        "gallery": 4, "unique_texts": 4, "split": "test", "split_sha256": "a" * 64, "prompts_sha256": None
+    },
     model_revision="m", data_revision="d@1", seed=0, hardware="2 cores", command="train",
 )  # fmt: skip
 

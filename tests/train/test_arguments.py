@@ -57,6 +57,12 @@ def test_overrides_reach_inner_keys_and_stages_by_name():
         ("stages.joint.modes={text: lora}", "modes.text is 'lora'; it must be full or frozen"),
         ("stages.global.modes={vision: frozen, text: frozen}", "would train nothing.*no region term uses"),
         ("data=", "names no data; add data=phantom"),
+        ("evaluation.tasks=[vqa]", "evaluation: tasks is .'vqa',.; it must be at least one of retrieval"),
+        ("optimizer.max_grad_norm=0", "max_grad_norm is 0.0; it must be above 0"),
+        ("stages.joint.learning_rate=.inf", "learning_rate is inf; it must be above 0"),
+        ("name=../../x", "name is '../../x'; it must be letters"),
+        ("tokenizer={vocab", "'tokenizer={vocab' is not YAML"),
+        ("tokenizer.vocab_size=10", "vocab_size is 10; it must be at least 260"),
     ],
 )
 def test_a_bad_override_is_refused_by_name(override, message):

@@ -52,7 +52,7 @@ def test_only_the_newest_are_kept_and_half_written_ones_do_not_count(tmp_path, t
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, trained):
     path = save_checkpoint(tmp_path, *trained, state(1), num_kept=2)
-    with pytest.raises(ValueError, match=r"fingerprint abc, this one has xyz; resume with the recipe\.yaml"):
+    with pytest.raises(ValueError, match=r"recipe and data abc, this run has xyz; resume with the recipe\.yaml"):
         read_state(path, "xyz")
 
 

@@ -62,16 +62,19 @@ def test_a_truncated_image_stops_the_preparation_by_name_and_leaves_no_part(tmp_
     from PIL import Image
 
     noise = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    Image.fromarray(noise.numpy()).save(source / "images" / "a.jpg")
+    for name in ("a.jpg", "b.jpg"):
+        Image.fromarray(noise.numpy()).save(source / "images" / name)
     whole = (source / "images" / "a.jpg").read_bytes()
-    (source / "images" / "a.jpg").write_bytes(whole[: len(whole) // 2])
     row = (
-        '{"image": "images/a.jpg", "width": 64, "height": 64, "boxes_xyxy": [[1, 1, 9, 9]], "labels": ["nerve"], '
+        '{"image": "images/%s.jpg", "width": 64, "height": 64, "boxes_xyxy": [[1, 1, 9, 9]], "labels": ["nerve"], '
         '"caption": null, "qa": null, "patient_id": null, "split": "%s"}\n'
     )
-    (source / "annotations.jsonl").write_text(row % "train" + row % "test")
+    (source / "annotations.jsonl").write_text(row % ("a", "train") + row % ("b", "test"))
     target = tmp_path / "part.arrow"
-    with pytest.raises(ValueError, match=r"a\.jpg"):
+    assert write_part(target, f"jsonl:{source}", "train", 0, 1, IMAGES.to_dict()) == 1
+    target.unlink()
+    (source / "images" / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"a\.jpg.*truncated"):
         write_part(target, f"jsonl:{source}", "train", 0, 1, IMAGES.to_dict())
     assert not target.exists()
 

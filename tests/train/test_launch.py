@@ -18,7 +18,9 @@ def test_another_number_of_processes_is_refused_with_the_command_that_works():
         check_processes(recipe, 1, {})
 
 
-@pytest.mark.parametrize("environment", [{"MASTER_PORT": "29500"}, {"WORLD_SIZE": "2", "MASTER_PORT": "29500"}])
+@pytest.mark.parametrize(
+    "environment", [{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, {"WORLD_SIZE": "2", "MASTER_PORT": "29500"}]
+)
 def test_a_launcher_that_silently_lost_processes_is_found_out(environment):
     with pytest.raises(ValueError, match="asked for several processes, and 1 started alone"):
         check_processes(SMOKE, 1, environment)
@@ -35,6 +37,14 @@ def test_without_a_folder_each_run_gets_the_next_free_one_and_resume_the_newest(
     assert choose_output_dir(None, "smoke", False, tmp_path) == tmp_path / "smoke-2"
     (tmp_path / "smoke-2").mkdir()
     assert choose_output_dir(None, "smoke", True, tmp_path) == tmp_path / "smoke-2"
+
+
+def test_a_file_or_a_missing_folder_to_resume_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file' is a file; name a folder"):
+        choose_output_dir(tmp_path / "file", "smoke", False)
+    with pytest.raises(ValueError, match="typo' does not exist, so there is nothing to --resume"):
+        choose_output_dir(tmp_path / "typo", "smoke", True)
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path):
@@ -59,7 +69,10 @@ def test_bf16_is_used_where_the_processor_computes_it(requested, flags, expected
     assert resolve_precision(requested, frozenset(flags)) == expected
 
 
-def test_fp16_on_a_cpu_is_refused(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match=r"precision is 'fp16' and there is no GPU.*Use precision=auto"):
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_fp16_is_refused(monkeypatch, has_gpu):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    with pytest.raises(
+        ValueError, match=r"precision is 'fp16'; on a CPU that is some 40 times slower.*Use precision=auto"
+    ):
         resolve_precision("fp16")
