@@ -62,6 +62,12 @@ def test_a_skipped_figure_is_one_line_with_its_reason():
     assert row == ["image ↔ text, R@k", "bccd", "n/a", "1,000", "n/a: 12 unique texts, fewer than 20"]
 
 
+def test_a_split_without_regions_still_makes_a_table():
+    protocol = {"readings": {"dense_mean": None, "crop": None}, "skipped": "no regions"}
+    nothing = make_result(model="plain-clip", value=None, low=None, high=None, n=0, protocol=protocol)
+    assert "n/a: no regions" in format_table([nothing])
+
+
 def test_differences_stand_last_with_signs_and_readings_below():
     plain = make_result(model="plain-clip", protocol={"readings": {"dense_mean": 0.25, "crop": 0.5}})
     table = format_table([make_result(model="regionmed-clip minus plain-clip", low=-0.1), make_result(), plain])

@@ -147,6 +147,13 @@ def test_macro_auroc_averages_the_findings(embed_by_hand):
     assert figure.n == 4
 
 
+def test_a_draw_without_positives_or_negatives_is_left_out_of_the_interval(embed_by_hand):
+    findings = [frozenset({"nodule"}), frozenset(), frozenset(), frozenset()]  # one positive, ranked perfectly
+    embedded = embed_by_hand([UNIT[0], UNIT[2], UNIT[2], UNIT[2]], list("abcd"), findings=findings)
+    (figure,) = measure_zero_shot(embedded, lambda prompts: np.stack([UNIT[0]] * len(prompts)))
+    assert (figure.value, figure.low, figure.high) == (1.0, 1.0, 1.0)  # every draw that has an AUROC has 1
+
+
 def test_zero_shot_without_a_question_says_so(embed_by_hand):
     (figure,) = measure_zero_shot(embed_by_hand(UNIT[:3], list("abc")), lambda prompts: UNIT[: len(prompts)])
     assert figure.value is None

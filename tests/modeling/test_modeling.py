@@ -146,6 +146,22 @@ def test_regions_of_a_wrong_shape_are_refused(changes, message):
         tiny_model()(**{**image_part(tiny_batch()), **changes})
 
 
+def test_a_temperature_above_its_maximum_has_a_gradient_and_is_brought_back():
+    model = tiny_model(logit_scale_max=20.0)
+    torch.nn.init.constant_(model.temperatures.image_text, 4.0)  # e^4 = 54.6
+    model(**tiny_batch(), return_loss=True).loss.backward()
+    assert model.temperatures.image_text.grad.abs() > 0
+    model.temperatures.clamp_()
+    assert model.temperatures("image_text").item() == pytest.approx(20.0, rel=1e-6)
+
+
+def test_a_text_longer_than_the_tower_is_refused_with_the_way_out():
+    model = tiny_model()
+    limit = model.config.text_config.max_position_embeddings
+    with pytest.raises(ValueError, match=rf"{limit + 1} tokens a text and the text tower {limit} positions; truncate"):
+        model.get_text_features(torch.full((1, limit + 1), 5))
+
+
 def test_a_loss_without_texts_or_with_ambiguous_texts_is_refused():
     model, batch = tiny_model(), tiny_batch()
     with pytest.raises(ValueError, match="needs pixel_values and input_ids"):

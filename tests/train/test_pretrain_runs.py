@@ -116,6 +116,18 @@ def test_a_run_killed_in_the_middle_and_resumed_ends_with_the_same_bits(smoke_ru
     assert timeless_metrics(output_dir) == timeless_metrics(smoke_run)
 
 
+def test_the_baseline_runs_beside_the_model_under_a_revision_of_its_own(repository, tmp_path):
+    finished = run(repository, launch_command(tmp_path / "run", "baseline=true", "evaluation.tasks=[retrieval]"))
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    revisions = {result["model"]: result["model_revision"] for result in results if " minus " not in result["model"]}
+    assert set(revisions) == {"regionmed-clip", "plain-clip"}
+    assert revisions["regionmed-clip"] != revisions["plain-clip"]
+    plain_rows = metrics(tmp_path / "run" / "plain_clip")
+    assert len(plain_rows) == 24
+    assert not any("loss_region_text" in row for row in plain_rows)
+
+
 def test_a_mistake_ends_the_run_before_any_work_with_its_message(repository, tmp_path):
     finished = run(repository, launch_command(tmp_path / "run", "learning_rate=1"))
     assert finished.returncode != 0

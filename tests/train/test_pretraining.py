@@ -1,0 +1,41 @@
+"""What a run refuses before any work: keys the config would ignore, and a folder that belongs to another run."""
+
+import pytest
+import torch
+
+from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
+from regionmed_clip.train.checkpoint import RunState, refuse_other_run, save_checkpoint
+from regionmed_clip.train.pretraining import build_config
+
+SMOKE = RECIPES_FOLDER / "smoke.yaml"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.projection_dimm=8", "model has the unknown key 'projection_dimm'"),
+        ("model.to_dict=1", "model has the unknown key 'to_dict'"),
+        (
+            "model.vision_config.hiden_size=8",
+            "model.vision_config has the unknown key 'hiden_size'; the known keys are",
+        ),
+        ("model.text_config.num_layer=8", "model.text_config has the unknown key 'num_layer'"),
+    ],
+)
+def test_a_misspelt_key_of_the_model_is_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        build_config(load_recipe(SMOKE, [override]))
+
+
+def test_the_models_config_takes_the_recipes_image_size():
+    assert build_config(load_recipe(SMOKE, ["image_size=64"])).grid_size == 8
+
+
+def test_the_newest_checkpoint_decides_whether_a_folder_may_be_resumed(tmp_path):
+    refuse_other_run(tmp_path, "any")  # no checkpoint yet
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    save_checkpoint(tmp_path, model, optimizer, RunState(1, "joint", 0, 16, "recipe@data"), num_kept=2)
+    refuse_other_run(tmp_path, "recipe@data")
+    with pytest.raises(ValueError, match="recipe and data recipe@data, this run has recipe@other data"):
+        refuse_other_run(tmp_path, "recipe@other data")
