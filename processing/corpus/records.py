@@ -17,6 +17,8 @@ SIZES = ("small", "medium", "large")
 SEVERITIES = ("mild", "moderate", "severe")
 CERTAINTIES = ("possible", "probable", "definite")
 TEXT_ORIGINS = ("template", "source")
+TEXT_LEVELS = ("caption", "findings", "impression", "region", "region_short", "attribute", "normal")
+NEGATIVE_CHANGES = ("laterality", "place", "size", "severity", "negation", "finding")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,48 @@ class QARecord:
 
 
 @dataclass(frozen=True, slots=True)
+class TextRecord:
+    """One text of an image, or of one of its regions, as it may be trained on.
+
+    Attributes:
+        level: one of TEXT_LEVELS.
+        text: the text.
+        key: hash of what the text states (text_keys.py); texts of equal keys mean the same.
+        region: index of the region it speaks of; None for a text of the whole image.
+        origin: "template" where a program wrote it from the record, "source" where the source did.
+    """
+
+    level: str
+    text: str
+    key: int
+    region: int | None = None
+    origin: str = "template"
+
+
+@dataclass(frozen=True, slots=True)
+class NegativeRecord:
+    """A text that is false of its image by the record: the true text with one attribute changed.
+
+    Attributes:
+        text: the false text.
+        key: hash of what it states; it differs from the keys of all true texts of the image.
+        changed: the attribute that was changed, one of NEGATIVE_CHANGES.
+        region: index of the region whose text was changed; None for a text of the whole image.
+    """
+
+    text: str
+    key: int
+    changed: str
+    region: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StudyRecord:
-    """One image with everything known of it; `image` is the encoded bytes or a path, `sha256` that of the bytes."""
+    """One image with everything known of it; `image` is the encoded bytes or a path, `sha256` that of the bytes.
+
+    `window` is (low, high) in stored pixel values, shown as black and white; None for 8-bit images and where the whole
+    range is meant.
+    """
 
     image_id: str
     image: bytes | str
@@ -108,6 +150,7 @@ class StudyRecord:
     license: str
     sha256: str
     text_origin: str = "template"
+    window: tuple[float, float] | None = None
 
     def check(self) -> None:
         """Nothing; raises ValueError naming the image, the region, the value, the rule and the way out."""
@@ -142,6 +185,13 @@ def _check_study(record: StudyRecord) -> None:
             raise ValueError(f"{record.image_id}: {name} is empty; every record states it. Fill it in the source.")
     _check_choice(record.image_id, "split", record.split, SPLITS, "Rename it in the source.")
     _check_choice(record.image_id, "text_origin", record.text_origin, TEXT_ORIGINS, "Say who wrote the text.")
+    if record.window is not None:
+        low, high = record.window
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(
+                f"{record.image_id}: window is {record.window}; it must be (low, high) in stored pixel values, both "
+                "finite, low below high. Use None to show the whole range."
+            )
     if len(record.sha256) != 64 or not set(record.sha256) <= set("0123456789abcdef"):
         raise ValueError(
             f"{record.image_id}: sha256 is {record.sha256!r}; it must be 64 lower-case hex digits. "

@@ -1,0 +1,150 @@
+"""Annotation rows grouped by item in an SQLite file, so that a source of any size needs no memory for its index."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from regionmed_clip.processing.corpus.records import SPLITS
+
+_SCHEMA = """
+CREATE TABLE items (id INTEGER PRIMARY KEY, key TEXT UNIQUE, split TEXT, patient_id TEXT, position INTEGER);
+CREATE TABLE rows (item INTEGER, fields TEXT);
+CREATE TABLE bad (key TEXT, reason TEXT);
+CREATE TABLE counts (split TEXT PRIMARY KEY, number INTEGER);
+"""
+_INDEXES = """
+CREATE INDEX rows_of_item ON rows (item);
+CREATE INDEX items_of_split ON items (split, position);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One annotation row: the key of the item (image) it belongs to, and its fields, which JSON can hold."""
+
+    key: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be read: the key of its item, or "file:line" where that is unknown, and why.
+
+    An item with a bad row is bad as a whole: its other rows alone would leave regions out without a word.
+    """
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a source: its key and all its rows in the order in which they came."""
+
+    key: str
+    rows: tuple[dict[str, Any], ...]
+    patient_id: str | None = None
+    split: str = ""
+
+
+class ItemIndex:
+    """Items in the order of their first row, by split; written once, then read from any process.
+
+    Args:
+        path: the SQLite file. A whole one is reused; None makes one in a temporary folder, removed with this object.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        if path is None:
+            folder = tempfile.mkdtemp(prefix="medregion-index-")
+            weakref.finalize(self, rmtree, folder, ignore_errors=True)
+            path = Path(folder) / "index.sqlite"
+        self.path = path
+        self._connection: tuple[int, sqlite3.Connection] | None = None  # of the process with this id
+
+    def is_written(self) -> bool:
+        """Whether the file is there, which it is only when whole."""
+        return self.path.is_file()
+
+    def write(self, rows: Iterable[Row | BadRow], place: Callable[[Item], tuple[str, str | None]]) -> None:
+        """Groups `rows` by key and puts every item into the split that `place` names beside its patient id.
+
+        A ValueError of `place` makes the item bad.
+        """
+        temporary = self.path.with_name(f"{self.path.name}.partial")
+        temporary.unlink(missing_ok=True)
+        connection = sqlite3.connect(temporary)
+        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
+        for row in rows:
+            if isinstance(row, BadRow):
+                connection.execute("INSERT INTO bad VALUES (?, ?)", (row.key, row.reason))
+                continue
+            found = connection.execute("SELECT id FROM items WHERE key = ?", (row.key,)).fetchone()
+            item = found or (connection.execute("INSERT INTO items (key) VALUES (?)", (row.key,)).lastrowid,)
+            connection.execute("INSERT INTO rows VALUES (?, ?)", (item[0], json.dumps(row.fields)))
+        connection.executescript(_INDEXES)
+        _place_items(connection, place)
+        connection.commit()
+        connection.close()
+        temporary.rename(self.path)
+
+    def num_items(self) -> dict[str, int]:
+        """Number of items by split, in the order train, validation, test; only splits that have any."""
+        numbers = dict(self._read("SELECT split, number FROM counts"))
+        return {split: numbers[split] for split in SPLITS if split in numbers}
+
+    def items(self, split: str, start: int, stop: int) -> Iterator[Item]:
+        """Items [start, stop) of `split`."""
+        found = self._read(
+            "SELECT items.id, items.key, items.patient_id, rows.fields FROM items JOIN rows ON rows.item = items.id "
+            "WHERE split = ? AND position >= ? AND position < ? ORDER BY position, rows.rowid",
+            (split, start, stop),
+        )
+        for (_, key, patient_id), rows in groupby(found, key=lambda row: row[:3]):
+            yield Item(key, tuple(json.loads(row[3]) for row in rows), patient_id, split)
+
+    def bad(self) -> Iterator[BadRow]:
+        """The bad items, each with the first reason."""
+        for key, reason in self._read("SELECT key, reason FROM bad GROUP BY key HAVING MIN(rowid) ORDER BY MIN(rowid)"):
+            yield BadRow(key, reason)
+
+    def _read(self, query: str, values: tuple = ()) -> sqlite3.Cursor:
+        if self._connection is None or self._connection[0] != os.getpid():
+            self._connection = (os.getpid(), sqlite3.connect(f"file:{self.path}?mode=ro", uri=True))
+        return self._connection[1].execute(query, values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_connection": None}
+
+
+def _place_items(connection: sqlite3.Connection, place: Callable[[Item], tuple[str, str | None]]) -> None:
+    """Gives every good item its split, patient and position within the split; counts the items by split."""
+    counts = dict.fromkeys(SPLITS, 0)
+    found = connection.execute(
+        "SELECT items.id, items.key, rows.fields FROM items JOIN rows ON rows.item = items.id "
+        "WHERE items.key NOT IN (SELECT key FROM bad) ORDER BY items.id, rows.rowid"
+    )
+    writer = connection.cursor()
+    for (number, key), rows in groupby(found, key=lambda row: row[:2]):
+        item = Item(key, tuple(json.loads(row[2]) for row in rows))
+        try:
+            split, patient_id = place(item)
+        except ValueError as error:
+            writer.execute("INSERT INTO bad VALUES (?, ?)", (key, str(error)))
+            continue
+        writer.execute(
+            "UPDATE items SET split = ?, patient_id = ?, position = ? WHERE id = ?",
+            (split, patient_id, counts[split], number),
+        )
+        counts[split] += 1
+    writer.executemany("INSERT INTO counts VALUES (?, ?)", [(split, n) for split, n in counts.items() if n])
