@@ -14,6 +14,7 @@ FOLDER_OF_IMPORT_NAME = {
     "regionmed_clip.processing.corpus.sources": "processing/corpus/sources",
     "regionmed_clip.train": "train",
     "regionmed_clip.eval": "eval",
+    "regionmed_clip.eval.benchmarks": "eval/benchmarks",
     "regionmed_clip.eval.metrics": "eval/metrics",
     "regionmed_clip.eval.tasks": "eval/tasks",
     "regionmed_clip.model_cards": "model_cards",
@@ -21,6 +22,7 @@ FOLDER_OF_IMPORT_NAME = {
 DATA_FILES_OF_IMPORT_NAME = {
     "regionmed_clip.train": ["recipes/*.yaml", "accelerate/*.yaml"],
     "regionmed_clip.model_cards": ["templates/*.jinja", "facts/*.yaml"],
+    "regionmed_clip.processing.corpus": ["templates/*.jinja"],
 }
 
 EXTRAS = {
@@ -63,5 +65,10 @@ setup(
         "jinja2>=3.1",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["regionmed-eval = regionmed_clip.eval.run:main"]},
+    entry_points={
+        "console_scripts": [
+            "regionmed-corpus = regionmed_clip.processing.corpus.command_line:main",
+            "regionmed-eval = regionmed_clip.eval.run:main",
+        ]
+    },
 )

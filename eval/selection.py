@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
-from regionmed_clip.eval.tasks.prepared import open_image
+from regionmed_clip.processing.corpus.shown_image import shown_image
 
 PHANTOM_NOTE = "phantom data: procedurally drawn pictures, not clinical evidence"
 TEMPLATE_NOTE = "text by template from labels"
@@ -69,7 +69,7 @@ def collect(examples: Iterable[Mapping[str, Any]], embedded: EmbeddedSplit, rows
     for example in examples:
         row = row_of_id.get(example["image_id"])
         if row is not None and row not in found:
-            image = open_image(example["image"]).convert("RGB")
+            image = shown_image(example).convert("RGB")
             found[row] = Shown(row, image, example, _some_regions(example["regions"]))
             if len(found) == len(row_of_id):
                 break

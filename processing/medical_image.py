@@ -4,15 +4,14 @@ The rule for brightness. 8-bit pictures are kept as they are. Everything else (1
 its values, the whole image at once: floats in [0, 1] (an overshoot of 0.05 from resampling is clipped) are multiplied
 by 255; values in [0, 255] whose maximum exceeds 2 are 8-bit levels already; any other range is a linear window from
 the image's minimum to its maximum, with no percentiles, so nothing is clipped and one bright pixel darkens the rest.
-Who wants a clinical window (lung, bone) applies it before. A constant image outside [0, 255] becomes black.
+Who wants a clinical window (lung, bone) applies it before: `apply_window`. A constant image outside [0, 255] becomes
+black.
 
 Transparency is composited over black. The EXIF orientation is applied first: boxes are meant in the displayed image.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from .image_errors import DECODE_ERRORS
+
 NUMERIC_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 UNIT_OVERSHOOT = 0.05
 ORIENTATION_TAG = 0x0112  # EXIF
-DECODE_ERRORS = (  # what Pillow's decoders raise for broken files: found by truncating and corrupting 5,100 of them
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 def read_image(source: Any, name: str = "image") -> Image.Image:
@@ -71,6 +60,29 @@ def decode_image(source: Any, name: str = "image") -> Image.Image:
         f"{name} is a {type(source).__name__}; it must be a PIL image, a numpy array, a torch tensor, a path or "
         "encoded bytes. Of a DICOM dataset, give its windowed pixel array."
     )
+
+
+def apply_window(image: Image.Image, window: tuple[float, float]) -> Image.Image:
+    """The 8-bit grey image (mode "L") that shows the values from `low`, black, to `high`, white, and clips the others.
+
+    Args:
+        image: one number a pixel (mode "L", "I;16", "I" or "F").
+        window: (low, high) in the image's own values, for instance after the offset by which CT is stored.
+
+    Raises:
+        ValueError: for an image of other modes or with values that are not finite; for a window that is not finite, or
+            not low below high.
+    """
+    low, high = window
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(f"window is {(low, high)}; it must be finite, low below high. Correct it, or give none.")
+    if image.mode not in ("L", *NUMERIC_MODES):
+        raise ValueError(f"an image of mode {image.mode!r} has no window; it must hold one number a pixel. Give none.")
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("an image with a window holds values that are NaN or infinite; all must be finite.")
+    shares = (values - low) / (high - low)
+    return Image.fromarray(np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8))
 
 
 def _from_file(path: Path, name: str) -> Image.Image:

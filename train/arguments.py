@@ -132,7 +132,7 @@ class Recipe:
     """A whole run; see the fields' comments. `data` and `model` are plain values with their own checks."""
 
     name: str = "recipe"
-    data: str | None = None  # phantom[:key=value,...] | jsonl:FOLDER | built corpus folder
+    data: str | None = None  # phantom[:key=value,...] | jsonl:FOLDER | built corpus folder | mixture A*2 + B*1
     seed: int = 0
     image_size: int = 224  # pixels, side of the square frame the model sees
     max_regions: int = 8  # regions of one image that take part in one step; the choice changes from epoch to epoch
@@ -143,7 +143,7 @@ class Recipe:
     keep_checkpoints: int = 2
     baseline: bool = False  # train plain-clip too: the same steps with the region terms off
     log_sample_ids: bool = False  # a hash of the global batch's sample ids in every row of metrics.jsonl
-    preparation_workers: int = 2  # processes that draw or decode the corpus
+    preparation_workers: int = 2  # processes that draw or decode images: before a run, or from shards while it trains
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -167,7 +167,8 @@ class Recipe:
             getattr(self, part).check(f"{where}: {part}")
         if not self.data:
             raise ValueError(
-                f"{where} names no data; add data=phantom or data=jsonl:FOLDER to the command or the recipe."
+                f"{where} names no data; add data=phantom, data=jsonl:FOLDER or data=FOLDER of a built corpus to the "
+                "command or the recipe."
             )
         if not self.stages:
             raise ValueError(f"{where} has no stages; a recipe is a list of at least one stage.")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
-from .frame_store import FrameStore, StoredSample
-from .sample_order import SampleOrder, choose_regions
+from .data_stores import SampleStore
+from .frame_store import StoredSample
+from .sample_order import Order, choose_regions
 
 TEXT_ROWS_MULTIPLE = 16
 TEXT_LENGTH_MULTIPLE = 8
@@ -24,7 +26,7 @@ PLACEHOLDER_TEXT = "-"
 class PositionedSamples(Dataset):
     """Samples by global position, each with at most `max_regions` of its regions."""
 
-    def __init__(self, store: FrameStore, order: SampleOrder, max_regions: int):
+    def __init__(self, store: SampleStore, order: Order, max_regions: int):
         self.store = store
         self.order = order
         self.max_regions = max_regions
@@ -39,6 +41,15 @@ class PositionedSamples(Dataset):
             (sample, choose_regions(len(sample.boxes), self.max_regions, self.order.seed, position))
             for sample, position in zip(samples, positions)
         ]
+
+
+def load_batches(
+    samples: PositionedSamples, positions: Sequence[range], collator: Collator, num_workers: int
+) -> DataLoader:
+    """Batches in the order of `positions`, the global positions of each, made by so many processes (0: by this one)."""
+    if num_workers:  # after a fork the tokenizer must not use threads, and warns unless it is told so
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return DataLoader(samples, batch_sampler=positions, collate_fn=collator, num_workers=num_workers)
 
 
 class UniqueTexts:

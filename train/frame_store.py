@@ -7,10 +7,11 @@ grow with the corpus. It is private to a run (OUTPUT_DIR/cache) and rebuilt wher
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value, concatenate_datasets
@@ -19,7 +20,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from regionmed_clip.processing.corpus.data_spec import num_examples, parse_data_spec, stream_examples
+from regionmed_clip.processing.corpus.shown_image import shown_image
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
+
+from .sample_order import SampleOrder
 
 STORE_FEATURES = Features(
     {
@@ -49,6 +53,35 @@ class StoredSample:
     region_keys: tuple[int, ...]
     region_findings: tuple[str, ...]
     source: str
+
+
+def sample_from_example(example: Mapping[str, Any], image_processor: RegionMedClipImageProcessor) -> StoredSample:
+    """The sample that an example of the corpus gives, its image decoded, windowed and brought into the frame."""
+    frame, geometry = image_processor.frame(shown_image(example), example["image_id"])
+    regions = example["regions"]
+    boxes = np.asarray([region["box"] for region in regions], dtype=np.float64).reshape(-1, 4)
+    return StoredSample(
+        sample_id=example["image_id"],
+        frame=frame,
+        caption=example["caption"],
+        caption_key=example["caption_key"],
+        boxes=geometry.boxes_to_frame_fractions(boxes).astype(np.float32),
+        region_texts=tuple(region["description"] for region in regions),
+        region_keys=tuple(region["key"] for region in regions),
+        region_findings=tuple("" if region["is_negated"] else region["finding"] for region in regions),
+        source=example["source"],
+    )
+
+
+def example_from_sample(sample: StoredSample) -> dict[str, Any]:
+    """The sample as an example of the corpus whose image is the frame itself: `image`, `source` and `regions`."""
+    size = sample.frame.shape[1]
+    described = zip(sample.boxes, sample.region_texts, sample.region_keys, sample.region_findings)
+    regions = [
+        {"box": (box * size).tolist(), "description": text, "key": key, "finding": finding, "is_negated": not finding}
+        for box, text, key, finding in described
+    ]
+    return {"image": Image.fromarray(sample.frame.transpose(1, 2, 0)), "source": sample.source, "regions": regions}
 
 
 def prepare_split(
@@ -99,24 +132,15 @@ def write_part(path: Path, data: str, split: str, part: int, num_parts: int, ima
 
 
 def _prepare_example(example: dict, image_processor: RegionMedClipImageProcessor) -> dict:
-    frame, geometry = image_processor.frame(example["image"], example["image_id"])
-    regions = example["regions"]
-    boxes = np.asarray([region["box"] for region in regions], dtype=np.float64).reshape(-1, 4)
-    return {
-        "sample_id": example["image_id"],
-        "frame": np.ascontiguousarray(frame).tobytes(),
-        "caption": example["caption"],
-        "caption_key": example["caption_key"],
-        "boxes": geometry.boxes_to_frame_fractions(boxes).astype(np.float32).tolist(),
-        "region_texts": [region["description"] for region in regions],
-        "region_keys": [region["key"] for region in regions],
-        "region_findings": ["" if region["is_negated"] else region["finding"] for region in regions],
-        "source": example["source"],
-    }
+    sample = sample_from_example(example, image_processor)
+    row = {name: getattr(sample, name) for name in STORE_FEATURES}
+    return {**row, "frame": np.ascontiguousarray(sample.frame).tobytes(), "boxes": sample.boxes.tolist()}
 
 
 class FrameStore:
     """Random access to a prepared split."""
+
+    decodes_images = False
 
     def __init__(self, folder: Path, image_size: int):
         paths = sorted(folder.glob("part-*.arrow"))
@@ -148,23 +172,14 @@ class FrameStore:
             source=row["source"],
         )
 
-    def examples(self) -> Iterator[dict]:
-        """The samples as examples of the corpus whose image is the frame itself: `image`, `source` and `regions`."""
+    def order(self, seed: int) -> SampleOrder:
+        """A fresh permutation of all samples in every epoch."""
+        return SampleOrder(len(self), seed)
+
+    def examples(self) -> Iterator[dict[str, Any]]:
+        """The samples as examples of the corpus; see `example_from_sample`."""
         for index in range(len(self)):
-            (sample,) = self.samples([index])
-            described = zip(sample.boxes, sample.region_texts, sample.region_keys, sample.region_findings)
-            regions = [
-                {
-                    "box": (box * self.image_size).tolist(),
-                    "description": text,
-                    "key": key,
-                    "finding": finding,
-                    "is_negated": not finding,
-                }
-                for box, text, key, finding in described
-            ]
-            image = Image.fromarray(sample.frame.transpose(1, 2, 0))
-            yield {"image": image, "source": sample.source, "regions": regions}
+            yield example_from_sample(self.samples([index])[0])
 
     def texts(self) -> Iterator[str]:
         """Every caption and region text of the split, in order, with repetitions; images are not touched."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +23,7 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 
 from .arguments import CommandLine, Recipe, plain_clip_recipe
 from .checkpoint import refuse_other_run, write_whole
-from .frame_store import FrameStore, prepare_split
+from .data_stores import SampleStore, open_data, prepare_data
 from .launch import agree_on_output_dir, check_processes, settle_network, use_all_cores
 from .precision import resolve_precision
 from .tokenizer import load_tokenizer, train_tokenizer
@@ -45,7 +43,7 @@ class TrainedRun:
     accelerator: Accelerator
     processor: RegionMedClipProcessor
     cache: Path
-    store: FrameStore  # the training split, in `cache`
+    store: SampleStore  # the training split
     model: RegionMedClipModel
     baseline: RegionMedClipModel | None
 
@@ -85,14 +83,14 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     _check_splits(recipe)
     output_dir = agree_on_output_dir(command_line, accelerator)
     cache = output_dir / "cache"
-    prepared = cache / f"{TRAINING_SPLIT}-{_preparation_key(recipe, image_processor)}"
+    spec = parse_data_spec(recipe.data)
     identity = f"{recipe.fingerprint()}@{data_revision(recipe.data)}"
     refuse_other_run(output_dir / "checkpoints", identity)
     if accelerator.is_main_process:
         write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
-        prepare_split(prepared, recipe.data, TRAINING_SPLIT, image_processor, recipe.preparation_workers)
+        prepare_data(spec, TRAINING_SPLIT, cache, image_processor, recipe.preparation_workers)
     accelerator.wait_for_everyone()
-    store = FrameStore(prepared, recipe.image_size)
+    store = open_data(spec, TRAINING_SPLIT, cache, image_processor)
     processor = RegionMedClipProcessor(image_processor, _build_tokenizer(recipe, store))
 
     def train(run_recipe: Recipe, folder: Path) -> RegionMedClipModel:
@@ -112,12 +110,6 @@ def _build_image_processor(recipe: Recipe) -> RegionMedClipImageProcessor:
     return RegionMedClipImageProcessor(size=size, patch_size=patch_size)
 
 
-def _preparation_key(recipe: Recipe, image_processor: RegionMedClipImageProcessor) -> str:
-    """16 hex digits that change with the data and with how images are brought into the frame."""
-    settings = [recipe.data, data_revision(recipe.data), image_processor.to_dict()]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def _check_splits(recipe: Recipe) -> None:
     """Fails before any work if the data lacks the split that the evaluation needs."""
     spec = parse_data_spec(recipe.data)
@@ -125,7 +117,7 @@ def _check_splits(recipe: Recipe) -> None:
         stream_examples(spec, split)
 
 
-def _build_tokenizer(recipe: Recipe, store: FrameStore):
+def _build_tokenizer(recipe: Recipe, store: SampleStore):
     settings = recipe.tokenizer
     if settings.source == "train":
         return train_tokenizer(store.texts(), settings.vocab_size, settings.max_length)
@@ -185,5 +177,5 @@ def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedC
 
 
 def remove_cache(run: TrainedRun) -> None:
-    """Deletes the prepared images of a finished run; a resume prepares them again."""
+    """Deletes what a finished run has prepared; a resume prepares it again."""
     shutil.rmtree(run.cache)

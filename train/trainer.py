@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modeling_regionmed_clip import RegionMedClipModel, RegionMedClipOutput
@@ -22,11 +21,11 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 
 from .arguments import REGION_TERMS, Recipe, Stage
 from .checkpoint import RunState, list_checkpoints, load_model_weights, load_optimizer, read_state, save_checkpoint
-from .collator import Collator, PositionedSamples
-from .frame_store import FrameStore
+from .collator import Collator, PositionedSamples, load_batches
+from .data_stores import SampleStore
 from .gather import gather_loss_inputs, text_fingerprints
 from .metrics_log import MetricsLog
-from .sample_order import SampleOrder, rank_positions, step_seed
+from .sample_order import rank_positions, step_seed
 from .stages import build_optimizer, learning_rate_at, set_trained_parameters, stage_at
 
 Batch = dict[str, Any]
@@ -69,7 +68,7 @@ class Trainer:
         recipe: Recipe,
         model: RegionMedClipModel,
         processor: RegionMedClipProcessor,
-        store: FrameStore,
+        store: SampleStore,
         output_dir: Path,
         accelerator: Accelerator,
         identity: str,
@@ -81,7 +80,7 @@ class Trainer:
         self.checkpoints = output_dir / "checkpoints"
         self.metrics_path = output_dir / "metrics.jsonl"
         self.collator = Collator(processor)
-        self.samples = PositionedSamples(store, SampleOrder(len(store), recipe.seed), recipe.max_regions)
+        self.samples = PositionedSamples(store, store.order(recipe.seed), recipe.max_regions)
         self.fingerprint = identity
 
     def train(self, resume: bool) -> None:
@@ -141,10 +140,11 @@ class Trainer:
 
     def _batches(self, step: int, last_step: int) -> Iterator[Batch]:
         positions = [
-            list(rank_positions(i, self.recipe.global_batch_size, self._rank, self._num_processes))
+            rank_positions(i, self.recipe.global_batch_size, self._rank, self._num_processes)
             for i in range(step, last_step)
         ]
-        return iter(DataLoader(self.samples, batch_sampler=positions, collate_fn=self.collator))
+        num_workers = self.recipe.preparation_workers if self.store.decodes_images else 0
+        return iter(load_batches(self.samples, positions, self.collator, num_workers))
 
     @property
     def _rank(self) -> int:

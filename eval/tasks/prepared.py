@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from regionmed_clip.processing.corpus.shown_image import shown_image
 from regionmed_clip.processing.region_boxes import clip_to_frame
-
-
-def open_image(value: Any) -> Image.Image:
-    """A PIL image from what a `datasets` image column yields: a PIL image, {"bytes", "path"}, bytes, or a path."""
-    if isinstance(value, Image.Image):
-        return value
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as image:
-        return ImageOps.exif_transpose(image)  # boxes are in pixels of the image as displayed
 
 
 @dataclass(frozen=True)
@@ -37,7 +27,7 @@ class PreparedExample:
     @classmethod
     def read(cls, example: Mapping[str, Any], image_processor: Any, has_crops: bool) -> PreparedExample:
         """The example decoded and framed once; boxes clipped to the frame, invisible ones counted and dropped."""
-        image = open_image(example["image"])
+        image = shown_image(example)
         frame, geometry = image_processor.frame(image)
         pixel = np.array([region["box"] for region in example["regions"]], dtype=np.float32).reshape(-1, 4)
         boxes, is_visible = clip_to_frame(np.asarray(geometry.boxes_to_frame_fractions(pixel), dtype=np.float32))

@@ -23,15 +23,19 @@ _REGION_FIELDS = (
 _STUDY_FIELDS = tuple(name for name in StudyRecord.__dataclass_fields__ if name not in ("image", "regions", "qa"))
 
 
-def example_from_record(record: StudyRecord) -> dict[str, Any]:
+def example_from_record(record: StudyRecord, *, seed: int = 0, phash: str | None = None) -> dict[str, Any]:
     """The example of `record`: its fields, `image` as a dict of bytes and path, and the keys of its texts."""
     is_path = isinstance(record.image, str)
     return {
         "image": {"path": record.image, "bytes": None} if is_path else {"path": None, "bytes": record.image},
         **{name: getattr(record, name) for name in _STUDY_FIELDS},
+        "window": None if record.window is None else list(record.window),
+        "phash": phash,
         "caption_key": caption_key(record),
         "regions": [_region_example(region) for region in record.regions],
         "qa": [asdict(question) for question in record.qa],
+        "texts": [],
+        "negatives": [],
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 _COUNT_WORDS = {1: "one", 2: "two", 3: "three", 4: "four"}
 _SEVERAL_FROM, _MANY_FROM = 5, 10
 _MASS_NOUN = re.compile(  # these take no article; many of them are "areas of" them
-    r".*(megaly|ectasis|edema|oedema|emphysema|ascites|thickening|pathy|fibrosis|pneumonia|disease|scarring|drusen"
+    r".*(megaly|enlargement|ectasis|edema|oedema|emphysema|ascites|thickening|pathy|fibrosis|pneumonia|disease|scarring|drusen"
     r"|steatosis|congestion|opacification|haze|fluid|\bair|\bgas|hydronephrosis|neovascularization|neovascularisation)"
 )
 _PLURAL_ENDINGS = (  # first match wins
@@ -21,6 +21,8 @@ _PLURAL_ENDINGS = (  # first match wins
     (re.compile(r"(s|x|z|ch|sh)$"), r"\1es"),
     (re.compile(r"$"), "s"),
 )
+_PLURAL_NOUN = re.compile(r".*(drusen|(?<!s)(?<!u)(?<!i)s)")
+_SINGULAR_IN_S = ("ascites", "pancreas", "diabetes", "herpes")
 _HEAD_ENDS = re.compile(r"\s+(of|in|with|at|on|to)\s+")  # "fracture of the rib": the head noun ends before "of"
 _SAID_WITH_CONSONANT = re.compile(r"(uni|use|usu|uro|eu|one\b|once\b)")
 _LETTER_WITH_VOWEL = re.compile(r"[AEFHILMNORSX](?![a-z])")  # abbreviations: an MRI, a CT
@@ -67,6 +69,12 @@ def plural(noun: str) -> str:
 def is_mass_noun(noun: str) -> bool:
     """True for findings that are not counted, such as cardiomegaly or edema."""
     return _MASS_NOUN.fullmatch(_HEAD_ENDS.split(noun, maxsplit=1)[0]) is not None
+
+
+def is_or_are(noun: str) -> str:
+    """ "are" for a noun in the plural, such as drusen or gallstones, else "is"."""
+    head = _HEAD_ENDS.split(noun, maxsplit=1)[0]
+    return "are" if _PLURAL_NOUN.fullmatch(head) and not head.endswith(_SINGULAR_IN_S) else "is"
 
 
 def join_list(items: Sequence[str], word: str = "and") -> str:

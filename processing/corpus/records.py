@@ -54,6 +54,33 @@ class MaskRle:
         bounds = np.concatenate((starts, changes, [flat.size]))
         return cls((int(mask.shape[0]), int(mask.shape[1])), tuple(np.diff(bounds).tolist()))
 
+    @classmethod
+    def from_labels(cls, values: np.ndarray) -> dict[int, MaskRle]:
+        """Every label's run lengths by label, ascending, of an (H, W) integer array in which 0 is background.
+
+        One pass for all of them: `from_array` would go over the whole array once for each.
+        """
+        if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "biu":
+            raise ValueError(
+                f"Labels have shape {values.shape} and dtype {values.dtype}; they must be a filled (H, W) array of "
+                "whole numbers. Round them, and pass one image at a time."
+            )
+        flat = values.ravel(order="F")
+        places = np.flatnonzero(flat)
+        order = np.argsort(flat[places], kind="stable")
+        places, labels = places[order], flat[places][order]  # by label, ascending within a label
+        is_start = np.ones(len(places) + 1, dtype=bool)  # of a run; one entry more, so that its shift marks the ends
+        is_start[1:-1] = (labels[1:] != labels[:-1]) | (places[1:] != places[:-1] + 1)
+        starts, ends = places[is_start[:-1]], places[is_start[1:]] + 1
+        found, first_runs = np.unique(labels[is_start[:-1]], return_index=True)
+        masks = {}
+        for label, runs in zip(found.tolist(), np.split(np.stack((starts, ends), axis=1), first_runs[1:])):
+            bounds = np.concatenate(([0], runs.ravel(), [flat.size] if runs[-1, 1] < flat.size else []))
+            masks[int(label)] = cls(
+                (int(values.shape[0]), int(values.shape[1])), tuple(np.diff(bounds).astype(int).tolist())
+            )
+        return masks
+
     def to_array(self) -> np.ndarray:
         """The mask as an (H, W) bool array."""
         values = np.arange(len(self.counts)) % 2 == 1

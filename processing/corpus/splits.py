@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from array import array
+from functools import cached_property
+
+import numpy as np
+
+from regionmed_clip.processing.corpus.records import SPLITS
 
 HELD_OUT_PERCENT = (("test", 10), ("validation", 10))  # of the patients of a source that names no split itself
 TRAIN_SHARE_PERCENT = 70  # of the rows of a source that names no held-out part
+_NO_SPLIT = 255
 
 
 def contiguous_blocks(num_items: int, num_blocks: int) -> list[tuple[int, int]]:
@@ -15,19 +21,57 @@ def contiguous_blocks(num_items: int, num_blocks: int) -> list[tuple[int, int]]:
     return [(num_items * k // num_blocks, num_items * (k + 1) // num_blocks) for k in range(num_blocks)]
 
 
-def split_in_order(patient_ids: Sequence[str | None]) -> list[str]:
-    """Split of every row: the first 70 % "train", the rest "test", in file order.
+class SplitsInOrder:
+    """Splits of the rows of a source that names none itself, or names them for some rows only; 9 bytes a row.
 
-    Neighbouring rows are often slices of one patient, so blocks leak less than a random draw. Where patient ids are
-    given, a row follows the first row of its patient: no patient is in both parts.
+    Where some row is held out, rows without a split train. Else the first 70 % are "train" and the rest "test", in file
+    order: neighbouring rows are often slices of one patient, so blocks leak less than a random draw. Where patient ids
+    are given, a row follows the first row of its patient: no patient is in both parts.
     """
-    num_train = len(patient_ids) * TRAIN_SHARE_PERCENT // 100
-    split_of_patient: dict[str, str] = {}
-    splits = []
-    for row, patient_id in enumerate(patient_ids):
-        split = "train" if row < num_train else "test"
-        splits.append(split if patient_id is None else split_of_patient.setdefault(patient_id, split))
-    return splits
+
+    def __init__(self) -> None:
+        self._own = bytearray()  # place of the row's own split in SPLITS, _NO_SPLIT without one
+        self._patients = array("Q")  # hash of the row's patient, 0 without one
+        self._has_held_out = False
+
+    def add(self, own_split: str | None, patient_id: str | None) -> int:
+        """The number, from 0, of a new row with this split and patient."""
+        self._own.append(_NO_SPLIT if own_split is None else SPLITS.index(own_split))
+        self._patients.append(0 if patient_id is None else _hash_patient(patient_id))
+        self._has_held_out |= own_split not in (None, "train")
+        return len(self._own) - 1
+
+    def split_of(self, row: int) -> str:
+        """The split of a row, to be asked for when all rows are in."""
+        if self._has_held_out:
+            return "train" if self._own[row] == _NO_SPLIT else SPLITS[self._own[row]]
+        if row < self._num_train:
+            return "train"
+        patient, known = self._patients[row], self._train_patients
+        place = int(np.searchsorted(known, np.uint64(patient)))
+        return "train" if patient and place < len(known) and int(known[place]) == patient else "test"
+
+    @property
+    def _num_train(self) -> int:
+        return len(self._own) * TRAIN_SHARE_PERCENT // 100
+
+    @cached_property
+    def _train_patients(self) -> np.ndarray:
+        """Sorted uint64 hashes of the patients of the first 70 %."""
+        return np.unique(np.array(self._patients[: self._num_train], dtype=np.uint64))
+
+
+def _hash_patient(patient_id: str) -> int:
+    """A hash in [1, 2**64)."""
+    return int.from_bytes(hashlib.blake2b(patient_id.encode(), digest_size=8).digest(), "big") or 1
+
+
+def patient_key(source: str, patient_id: str) -> str:
+    """Whom a patient id means, over all sources: "POPULATION:ID" as it is, else the id within its source.
+
+    Sources drawn from one population write such ids ("mimic-cxr:p10000032"), so that a patient of both is one patient.
+    """
+    return patient_id if ":" in patient_id else f"{source}:{patient_id}"
 
 
 def split_by_hash(source: str, patient_id: str) -> str:

@@ -1,22 +1,30 @@
 """Keys of texts: stable 63-bit hashes of everything a text STATES, equal in every process and on every machine.
 
-Two wordings of one meaning share a key; a known attribute that the text leaves out does not enter it.
-A text taken over from a source cannot be read by rule, so its key is that of its words.
+Two wordings of one meaning share a key, synonyms (synonyms.py) included; a known attribute that the text leaves out
+does not enter it. A text taken over from a source cannot be read by rule, so its key is that of its words. What a
+template states of a region never has the key of what one states of the image.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 from regionmed_clip.processing.corpus.captions import (
+    Statement,
+    count_full_statements,
     count_statements,
     describe_region,
     is_normal_caption,
+    list_impressions,
+    say_caption,
     state_region,
     study_phrase,
 )
 from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
+from regionmed_clip.processing.corpus.synonyms import canonical_finding
 
 _SEPARATOR = b"\x1f"  # the unit separator of ASCII: ("a", "bc") and ("ab", "c") differ
 
@@ -35,11 +43,17 @@ def free_text_key(text: str) -> int:
     return hash_meaning(("text", *text.lower().split()))
 
 
+@lru_cache(maxsize=8192)
+def statement_key(statement: Statement) -> int:
+    """Key of a region text that states `statement`; a statement without a finding is that of an attribute phrase."""
+    return hash_meaning(("region", *_parts(statement)))
+
+
 def region_text_key(region: RegionRecord) -> int:
     """Key of the text of `region`: what `describe_region` states, or the words of a text given by the source."""
     if region.text_origin == "source" and region.description.lower() != describe_region(region):
         return free_text_key(region.description)
-    return hash_meaning(("region", *state_region(region).parts()))
+    return statement_key(state_region(region))
 
 
 def caption_key(record: StudyRecord) -> int:
@@ -49,7 +63,46 @@ def caption_key(record: StudyRecord) -> int:
     """
     if record.text_origin == "source" or not record.regions:
         return free_text_key(record.caption)
-    statements = sorted((count, *statement.parts()) for statement, count in count_statements(record.regions))
-    is_normal = "normal" if is_normal_caption(record.caption) else ""
     study = study_phrase(record.modality, record.view, record.anatomy)
-    return hash_meaning(("caption", study, is_normal, *(part for statement in statements for part in statement)))
+    return stated_caption_key(study, count_statements(record.regions), is_normal=is_normal_caption(record.caption))
+
+
+def stated_caption_key(
+    study: str, counted_statements: Sequence[tuple[Statement, str]], *, is_normal: bool = False
+) -> int:
+    """Key of what `captions.say_caption` says of the same arguments, in whatever words."""
+    if not counted_statements:
+        return free_text_key(say_caption(study, (), is_normal=is_normal))
+    return hash_meaning(("caption", study, "normal" if is_normal else "", *_counted_parts(counted_statements)))
+
+
+def findings_key(regions: Sequence[RegionRecord], *, is_normal: bool = False) -> int:
+    """Key of what `captions.write_findings` says of the same arguments, in whatever words."""
+    if is_normal and not regions:
+        return normal_key()
+    said = _counted_parts(count_full_statements(regions))
+    return hash_meaning(("findings", "normal" if is_normal else "", *said))
+
+
+def impression_key(regions: Sequence[RegionRecord], *, is_normal: bool = False) -> int:
+    """Key of what `captions.write_impression` says of the same arguments, in whatever words."""
+    if is_normal:
+        return normal_key()
+    statements = sorted(_parts(statement) for statement in list_impressions(regions))
+    return hash_meaning(("impression", *(part for parts in statements for part in parts)))
+
+
+def normal_key() -> int:
+    """Key of the image text that says nothing but that nothing abnormal is seen."""
+    return hash_meaning(("normal",))
+
+
+def _parts(statement: Statement) -> tuple[str, ...]:
+    """The parts of a statement with the finding under its canonical name."""
+    return replace(statement, finding=canonical_finding(statement.finding)).parts()
+
+
+def _counted_parts(counted_statements: Sequence[tuple[Statement, str]]) -> tuple[str, ...]:
+    """The parts of all statements and counts in an order that does not depend on that of the regions."""
+    statements = sorted((count, *_parts(statement)) for statement, count in counted_statements)
+    return tuple(part for statement in statements for part in statement)

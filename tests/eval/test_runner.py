@@ -73,9 +73,9 @@ def test_the_crop_reading_is_the_embedding_of_the_cut_out_box(model, processor, 
     embedded = embed_examples(model, processor, examples[1:2], region_reading="crop", progress=False)
     image = processor.image_processor.frame(examples[1]["image"]["bytes"])  # decodes as the harness does
     assert image[0].shape == (3, 32, 32)
-    from regionmed_clip.eval.tasks.prepared import open_image
+    from regionmed_clip.processing.corpus.shown_image import shown_image
 
-    crop = open_image(examples[1]["image"]).crop(tuple(examples[1]["regions"][0]["box"]))
+    crop = shown_image(examples[1]).crop(tuple(examples[1]["regions"][0]["box"]))
     with torch.inference_mode():
         expected = model.get_image_features(processor(images=crop)["pixel_values"]).pooler_output[0]
     np.testing.assert_allclose(embedded.region_embeds[0], expected / expected.norm(), atol=1e-5)

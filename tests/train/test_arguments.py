@@ -71,7 +71,7 @@ def test_a_bad_override_is_refused_by_name(override, message):
 
 
 def test_a_recipe_without_data_says_how_to_give_it():
-    with pytest.raises(ValueError, match="'real_small' names no data; add data=phantom or data=jsonl:FOLDER"):
+    with pytest.raises(ValueError, match="'real_small' names no data; add data=phantom, data=jsonl:FOLDER or"):
         load_recipe(REAL_SMALL)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -40,8 +42,8 @@ class IndexedSource(ABC):
         self.check_layout()
         self._index = ItemIndex(index_path)
         if not self._index.is_written():
-            self._index.write(self.rows(), self._place)
-        self.revision = self.find_revision()
+            self._index.write(self.rows(), self._place, self.find_revision)
+        self.revision = self._index.revision()
 
     # What a subclass gives.
 
@@ -182,6 +184,14 @@ class IndexedSource(ABC):
 
     @classmethod
     def open(cls, root: str | Path, *, index_folder: Path | None = None, **options: str) -> list[Source]:
-        """The source at `root` as a list of one; its index is NAME.sqlite in `index_folder`."""
-        index_path = None if index_folder is None else index_folder / f"{cls.about.name}.sqlite"
-        return [cls(root, index_path=index_path, **options)]
+        """The source at `root` as a list of one; its index lies in `index_folder`, by root and options.
+
+        Options change the records, so they enter the revision too, as a hash: they may name folders of this machine.
+        """
+        chosen = json.dumps(sorted(options.items()))
+        mark = hashlib.sha256(f"{Path(root).resolve()} {chosen}".encode()).hexdigest()[:12]
+        index_path = None if index_folder is None else index_folder / f"{cls.about.name}-{mark}.sqlite"
+        source = cls(root, index_path=index_path, **options)
+        if options:
+            source.revision += f"+options-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
+        return [source]

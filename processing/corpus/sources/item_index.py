@@ -21,6 +21,7 @@ CREATE TABLE items (id INTEGER PRIMARY KEY, key TEXT UNIQUE, split TEXT, patient
 CREATE TABLE rows (item INTEGER, fields TEXT);
 CREATE TABLE bad (key TEXT, reason TEXT);
 CREATE TABLE counts (split TEXT PRIMARY KEY, number INTEGER);
+CREATE TABLE revision (text TEXT);
 """
 _INDEXES = """
 CREATE INDEX rows_of_item ON rows (item);
@@ -76,8 +77,14 @@ class ItemIndex:
         """Whether the file is there, which it is only when whole."""
         return self.path.is_file()
 
-    def write(self, rows: Iterable[Row | BadRow], place: Callable[[Item], tuple[str, str | None]]) -> None:
-        """Groups `rows` by key and puts every item into the split that `place` names beside its patient id.
+    def write(
+        self,
+        rows: Iterable[Row | BadRow],
+        place: Callable[[Item], tuple[str, str | None]],
+        find_revision: Callable[[], str] = str,
+    ) -> None:
+        """Groups `rows` by key, puts every item into the split that `place` names beside its patient id, and keeps the
+        revision, which may be costly to find.
 
         A ValueError of `place` makes the item bad.
         """
@@ -94,9 +101,14 @@ class ItemIndex:
             connection.execute("INSERT INTO rows VALUES (?, ?)", (item[0], json.dumps(row.fields)))
         connection.executescript(_INDEXES)
         _place_items(connection, place)
+        connection.execute("INSERT INTO revision VALUES (?)", (find_revision(),))
         connection.commit()
         connection.close()
         temporary.rename(self.path)
+
+    def revision(self) -> str:
+        """The revision that was found when the index was written."""
+        return self._read("SELECT text FROM revision").fetchone()[0]
 
     def num_items(self) -> dict[str, int]:
         """Number of items by split, in the order train, validation, test; only splits that have any."""

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, UnidentifiedImageError
-
 from regionmed_clip.processing.corpus.records import QARecord
-from regionmed_clip.processing.corpus.splits import split_in_order
 
 FINDING_OF_LABEL = {  # other labels are taken over in lower case
     "rbc": "red blood cell",
@@ -26,9 +19,6 @@ UNKNOWN_LICENSE = "unknown"
 
 _WORD_OF_MODALITY = {"slices": "slice", "radiographs": "radiograph", "images": "image", "photography": "photograph"}
 _KNOWN_LICENSE = re.compile(r"CC0 1\.0|CC BY(?:-[A-Z]{2})* \d\.\d|MIT|Apache-2\.0|BSD-[23]-Clause")
-_END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND\xaeB`\x82"
-_TAIL_BYTES = 64  # some writers pad the file after the end marker
-_SWAPPED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF: shown with width and height exchanged
 
 
 def parse_row(raw: bytes) -> dict[str, Any]:
@@ -39,7 +29,8 @@ def parse_row(raw: bytes) -> dict[str, Any]:
         raise ValueError(
             f"{_shown(raw)} is no JSON ({error}); a line holds one JSON object. Write it again."
         ) from error
-    if not isinstance(row, dict) or not isinstance(row.get("image"), str) or not row["image"]:
+    image = row.get("image") if isinstance(row, dict) else None
+    if not isinstance(image, str) or not image or not image.isprintable():
         raise ValueError(f'{_shown(raw)} is no row; a row is a JSON object with a path under "image". Add it.')
     return row
 
@@ -56,19 +47,12 @@ def read_split(row: dict[str, Any]) -> str | None:
     return SPLIT_OF_NAME[name]
 
 
-def fill_splits(splits: Sequence[str | None], patient_ids: Sequence[str | None]) -> list[str]:
-    """A split for every row: its own, else "train"; a source that holds nothing out is split 70/30 in file order."""
-    if {"validation", "test"} & set(splits):
-        return [split or "train" for split in splits]
-    return split_in_order(patient_ids)
-
-
 def read_patient_id(row: dict[str, Any]) -> str | None:
     """The patient of a row as a text, or None."""
     value = row.get("patient_id")
     if value is None or value == "":
         return None
-    if not isinstance(value, str | int) or isinstance(value, bool):
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).isprintable():
         raise ValueError(
             f"{row['image']}: patient_id is {value!r}; it must be a text, a whole number or null. Correct it."
         )
@@ -145,31 +129,6 @@ def read_caption(row: dict[str, Any]) -> str | None:
     return caption
 
 
-def verify_image(path: Path, width: int, height: int) -> str:
-    """The sha256 of the image file in hex, after checking that it is whole and `width` x `height` pixels as shown.
-
-    The header is read and the end marker looked for; only a file without the marker in its tail is decoded.
-    """
-    content = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
-            shown_size = image.size[::-1] if orientation in _SWAPPED_ORIENTATIONS else image.size
-            if not _has_end_marker(content, image.format):
-                image.load()
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path} cannot be decoded ({error}; {len(content)} bytes); an image file must be whole. "
-            "Fetch it again or drop its row."
-        ) from error
-    if shown_size != (width, height):
-        raise ValueError(
-            f"{path} is {shown_size[0]}x{shown_size[1]} pixels and its row says {width}x{height}; they must agree, "
-            "or the boxes are off. Correct width and height, and scale the boxes if the image was resized."
-        )
-    return hashlib.sha256(content).hexdigest()
-
-
 def read_license(about: str) -> str:
     """The licence named on the "- Licence:" line of SOURCE.md in its short form, or "unknown"."""
     line = _line_of(about, "Licen[cs]e")
@@ -181,12 +140,6 @@ def read_modality(about: str) -> str | None:
     """The short form of the "- Modality:" line of SOURCE.md, in the singular ("brain MRI slice"), or None."""
     words = _short_form(_line_of(about, "Modality")).split()
     return " ".join(_WORD_OF_MODALITY.get(word, word) for word in words) or None
-
-
-def _has_end_marker(content: bytes, image_format: str | None) -> bool:
-    """True where the last bytes hold the end marker of a JPEG or PNG file."""
-    marker = {"JPEG": _END_OF_JPEG, "PNG": _END_OF_PNG}.get(image_format or "")
-    return marker is not None and marker in content[-_TAIL_BYTES:]
 
 
 def _line_of(about: str, name_pattern: str) -> str:

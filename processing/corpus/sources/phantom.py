@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from regionmed_clip.processing.corpus.phantoms.study import (
     LICENSE,
@@ -12,8 +13,30 @@ from regionmed_clip.processing.corpus.phantoms.study import (
     phantom_revision,
 )
 from regionmed_clip.processing.corpus.records import StudyRecord
+from regionmed_clip.processing.corpus.sources import BadItem, Source, SourceAbout
 
-__all__ = ["PhantomSource", "draw_phantom"]
+__all__ = ["OPTION_TYPES", "PhantomSource", "draw_phantom", "open_sources", "parse_option"]
+
+OPTION_TYPES: dict[str, type[int] | type[float]] = {
+    "num_train": int,
+    "num_test": int,
+    "seed": int,
+    "difficulty": float,
+}
+ABOUT = SourceAbout(
+    name=SOURCE_NAME,
+    title="procedural phantoms: chest radiographs, abdominal CT, fundus photographs, blood smears",
+    license=LICENSE,
+    access="part of this package, drawn when asked for; drawings, not medical images",
+    layout="nothing: it takes no root",
+    layout_url="docs/corpus.md",
+    options={
+        "num_train": "number of training images (default: 6000)",
+        "num_test": "number of test images (default: 1000)",
+        "seed": "of all drawings (default: 0)",
+        "difficulty": "from 0, clear, to 1, hard to see (default: 0.4)",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -69,3 +92,36 @@ class PhantomSource:
         """Records [start, stop) of `split`, drawn one by one; `stop` beyond the end means the end."""
         end = self.num_records(split) if stop is None else min(stop, self.num_records(split))
         return (draw_phantom(self.seed, index, self.difficulty, split) for index in range(start, end))
+
+    def read(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[StudyRecord | BadItem]:
+        """The same records: no drawing is bad."""
+        return self.records(split, start, stop)
+
+    def bad_items(self) -> Iterator[BadItem]:
+        """None."""
+        return iter(())
+
+
+def open_sources(root: str | None = None, *, index_folder: Path | None = None, **options: str) -> list[Source]:
+    """The phantom source with options given as texts; it reads no root and keeps no index.
+
+    Raises:
+        ValueError: a root, or a bad option.
+    """
+    if root is not None:
+        raise ValueError(f"Source {SOURCE_NAME!r} is drawn and takes no root, and root is {root!r}. Leave it out.")
+    return [PhantomSource(**{name: parse_option(name, value) for name, value in options.items()})]
+
+
+def parse_option(name: str, text: str) -> int | float:
+    """The number that the option `name` gives; all options are non-negative, and difficulty is at most 1."""
+    if name not in OPTION_TYPES:
+        raise ValueError(f"{name} is no option of phantom; the options are {', '.join(OPTION_TYPES)}. Correct it.")
+    try:
+        number = OPTION_TYPES[name](text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= (1 if name == "difficulty" else float("inf")):
+        rule = "a number from 0 to 1" if name == "difficulty" else "a whole number from 0"
+        raise ValueError(f"{name} is {text!r}; it must be {rule}. Correct it.")
+    return number

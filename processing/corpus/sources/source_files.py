@@ -19,6 +19,7 @@ ROUNDING_PIXELS = 1.0  # by so much annotation tools let a box stick out of its 
 Box = tuple[float, float, float, float]
 
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND\xaeB`\x82"
+_PIECE_BYTES = 1 << 20
 _TAIL_BYTES = 64  # some writers pad the file after the end marker
 _SWAPPED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF: shown with width and height exchanged
 
@@ -158,8 +159,17 @@ def hash_of_files(root: Path, paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256_of_file(path)))
     return digest.hexdigest()[:12]
+
+
+def sha256_of_file(path: Path) -> str:
+    """The sha256 of a file in hex, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _has_end_marker(content: bytes, image_format: str | None) -> bool:

@@ -92,7 +92,7 @@ def test_any_other_text_is_refused_with_a_message_that_quotes_it(text):
         ("phantom:difficulty=1.5", ("difficulty is '1.5'", "a number from 0 to 1")),
         ("phantom:difficulty=nan", ("difficulty is 'nan'", "a number from 0 to 1")),
         ("jsonl:", ("names no folder", "jsonl:FOLDER")),
-        ("coco:/data", ("'coco:/data' has no known form", "phantom[:key=value,...] or jsonl:FOLDER")),
+        ("coco:/data", ("'coco:/data' has no known form", "phantom[:key=value,...], jsonl:FOLDER, the folder")),
         ("", ("'' has no known form",)),
     ],
 )

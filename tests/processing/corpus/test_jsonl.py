@@ -14,7 +14,7 @@ from PIL import Image
 
 from regionmed_clip.processing.corpus.sources.jsonl import JsonlSource, open_jsonl
 from regionmed_clip.processing.corpus.sources.jsonl_fields import normalize_label, read_license, read_modality
-from regionmed_clip.processing.corpus.splits import contiguous_blocks, split_in_order
+from regionmed_clip.processing.corpus.splits import SplitsInOrder, contiguous_blocks
 
 ABOUT = """# Demo
 - Licence: dataset CC BY 4.0 (README). Code is MIT.
@@ -163,7 +163,11 @@ def test_rows_without_split_train_where_others_are_held_out(tmp_path):
 
 @given(st.lists(st.none() | st.sampled_from("abcd"), min_size=1, max_size=30))
 def test_a_patient_is_never_in_both_parts(patient_ids):
-    splits = split_in_order(patient_ids)
+    rule = SplitsInOrder()
+    rows = [rule.add("train", patient_id) for patient_id in patient_ids]
+    splits = [rule.split_of(row) for row in rows]
+    num_train = len(patient_ids) * 70 // 100
+    assert splits[:num_train] == ["train"] * num_train
     splits_of = {}
     for patient_id, split in zip(patient_ids, splits):
         if patient_id is not None:

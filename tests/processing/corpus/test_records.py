@@ -53,6 +53,31 @@ def test_run_lengths_go_down_the_columns_and_start_with_zeros():
     assert MaskRle.from_array(np.zeros((2, 2), dtype=bool)).counts == (4,)
 
 
+@given(
+    st_numpy.arrays(
+        st.sampled_from([np.uint8, np.uint16, np.int32, bool]),
+        st_numpy.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9),
+        elements=st.integers(0, 1),
+    )
+    | st_numpy.arrays(
+        st.sampled_from([np.uint8, np.uint16, np.int64]),
+        st_numpy.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9),
+        elements=st.integers(0, 4) | st.just(200),
+    )
+)
+def test_the_masks_of_a_label_image_are_those_of_its_labels_one_by_one(values):
+    labels = sorted(set(values.ravel().tolist()) - {0})
+    masks = MaskRle.from_labels(values)
+    assert list(masks) == labels
+    assert masks == {label: MaskRle.from_array(values == label) for label in labels}
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 3, 1), np.uint8), np.zeros((0, 3), np.uint8), np.zeros((2, 3))])
+def test_what_is_no_label_image_is_refused(values):
+    with pytest.raises(ValueError, match=r"they must be a filled \(H, W\) array of whole numbers"):
+        MaskRle.from_labels(values)
+
+
 @pytest.mark.parametrize("counts", [(5,), (2, 3), (7, -1)])
 def test_run_lengths_that_do_not_fill_the_mask_are_refused(counts):
     with pytest.raises(ValueError, match=r"sum to height \* width = 6"):
