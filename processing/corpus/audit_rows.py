@@ -63,7 +63,7 @@ def texts_of(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"texts[{index}]", text["text"] or ""
 
 
-def tight_box(mask: MaskRle) -> tuple[int, int, int, int] | None:
+def tight_box_of_runs(mask: MaskRle) -> tuple[int, int, int, int] | None:
     """(x0, y0, x1, y1), half-open, of the ones of a mask, without drawing it; None for an empty one."""
     height = mask.size[0]
     ends = np.cumsum(mask.counts, dtype=np.int64)
@@ -163,7 +163,7 @@ def _check_mask(row: dict[str, Any], index: int, report: AuditReport) -> MaskRle
         size = (row["height"], row["width"])
         report.add("mask", row["image_id"], f"{where}: mask is {mask.size} (height, width), image is {size}")
         return None
-    box = tight_box(mask)
+    box = tight_box_of_runs(mask)
     if box is None:
         report.add("mask", row["image_id"], f"{where}: mask is empty")
     elif max(abs(a - b) for a, b in zip(box, region["box"])) > MASK_TOLERANCE_PIXELS:

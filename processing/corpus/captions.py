@@ -132,10 +132,11 @@ def count_statements(regions: Sequence[RegionRecord]) -> list[tuple[Statement, s
     return _in_order(counts)
 
 
+@lru_cache(maxsize=1024)
 def study_phrase(modality: str, view: str | None = None, anatomy: str | None = None) -> str:
     """How texts name the study: "axial CT of the abdomen"; what the modality already says is not repeated."""
     noun = _clean_case(modality)
-    if view and clean(view) not in noun.lower():
+    if view and not re.search(rf"\b{re.escape(clean(view))}\b", noun.lower()):  # "radiograph" does not say "AP"
         noun = f"{_clean_case(view)} {noun}"
     if anatomy and not names_organ(noun.lower(), clean(anatomy)):
         noun = f"{noun} of the {clean(anatomy)}"
@@ -214,6 +215,7 @@ def _in_order(counts: Counter[Statement]) -> list[tuple[Statement, str]]:
     return [(statement, count_in_words(count)) for statement, count in ordered]
 
 
+@lru_cache(maxsize=8192)
 def brief(statement: Statement) -> Statement:
     """The statement as a caption says it: no organ where the place, or the finding beside a place, implies it."""
     place, anatomy, side = statement.place, statement.anatomy, statement.laterality
@@ -263,6 +265,7 @@ def location(statement: Statement) -> str:
     return f"in {where}" + (f" of the {'' if is_side_of_place else side}{anatomy}" if anatomy else "")
 
 
+@lru_cache(maxsize=8192)
 def counted_phrase(statement: Statement, count: str) -> str:
     """The statement with an article or a count and, for many, the plural: "two small cysts in segment 7"."""
     phrase = counted(" ".join(adjectives(statement)), statement.finding, count)
@@ -270,6 +273,7 @@ def counted_phrase(statement: Statement, count: str) -> str:
     return f"{phrase} {where}" if where else phrase
 
 
+@lru_cache(maxsize=8192)
 def bare_phrase(statement: Statement) -> str:
     """The statement without article, count or negation."""
     return " ".join(part for part in (*adjectives(statement), statement.finding, location(statement)) if part)

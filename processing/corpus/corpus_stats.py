@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ REGION_EDGES = (1, 2, 3, 6, 11, 21)
 REGION_BINS = ("0", "1", "2", "3 to 5", "6 to 10", "11 to 20", "> 20")
 MAX_FINDINGS = 30
 KINDS = ("source", "license", "modality", "text_origin")
+_NUMBER = re.compile(r"[\d,.]+(?: %)?")
 _REGION, _TEXT = "regions.list.element.", "texts.list.element."
 COLUMNS = (
     *(*KINDS, "width", "height", "patient_id"),
@@ -145,16 +147,20 @@ def stats_tables(stats: dict[str, SplitStats]) -> Iterator[tuple[str, list[str],
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns also line up in a terminal; all but the first are set right."""
+    """A Markdown table whose columns also line up in a terminal; columns of numbers are set right."""
     cells = [[cell.replace("|", "\\|") for cell in line] for line in (header, *rows)]
-    widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(header))]
+    columns = list(zip(*cells))
+    widths = [max(3, *map(len, column)) for column in columns]
+    is_number = [all(_NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
 
     def line_of(line: Sequence[str]) -> str:
-        padded = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))]
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, is_number)
+        ]
         return f"| {' | '.join(padded)} |"
 
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line_of(cells[0]), f"| {' | '.join(rule)} |", *(line_of(line) for line in cells[1:])])
+    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, is_number)]
+    return "\n".join([line_of(cells[0]), f"| {' | '.join(rule)} |", *map(line_of, cells[1:])])
 
 
 def _by_level(words: dict[str, Counter[int]]) -> Iterator[tuple[str, Counter[int]]]:

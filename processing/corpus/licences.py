@@ -15,6 +15,7 @@ _OPEN = (
     (re.compile(r"ODC-BY(?: 1\.0)?"), "odc-by"),
     (re.compile(r"ODbL(?: 1\.0)?"), "odbl"),
     (re.compile(r"PDDL(?: 1\.0)?"), "pddl"),
+    (re.compile(r"NIH Clinical Center: unrestricted use.*"), "other"),
 )
 _HUB_VERSIONS = {  # of the Creative Commons licences
     "BY": ("2.0", "3.0", "4.0"),

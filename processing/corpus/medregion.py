@@ -5,8 +5,8 @@ Configs, by NAME:
     jsonl: a source folder, or a folder of source folders, given as data_dir. With the package regionmed-clip missing
         texts are written by template; without it, or with template_texts=False, the rows' own texts and labels come.
     phantom: procedural medical phantoms; options num_train, num_test, seed, difficulty. Needs the package.
-    coco, voc, vindr_cxr ...: a public source in its own layout, given as data_dir, its options as options={...}. Needs
-        the package; `regionmed-corpus list` describes them.
+    coco, voc, vindr_cxr ...: a public source as data_dir, its options as options={...}; see `regionmed-corpus list`.
+        Needs the package.
 
 `datasets` from version 4 on runs no loading scripts, so the builder is used as a class. Under 3.6 the same file still
 loads as a script, in an environment of its own (the scanner of 3.6 wants one import a line):
@@ -142,12 +142,8 @@ class MedRegion(datasets.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         """One generator per split that has any row; a list of shards is what `datasets` deals out and resumes by."""
         reader = self._reader()
-        shards_of_split = {split: reader.shards(split) for split in SPLITS}
-        return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"split": split, "shards": shards})
-            for split, shards in shards_of_split.items()
-            if shards
-        ]
+        found = [{"split": split, "shards": reader.shards(split)} for split in SPLITS]
+        return [datasets.SplitGenerator(name=given["split"], gen_kwargs=given) for given in found if given["shards"]]
 
     def _generate_examples(self, split: str, shards: list[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         """(key, example) of every row of the given shards."""
@@ -180,8 +176,9 @@ class MedRegion(datasets.GeneratorBasedBuilder):
             sources = [_corpus_module("sources.phantom").PhantomSource(**given)]
         else:
             registry = _corpus_module("sources.registry")
-            options = tuple((config.options or {}).items())
-            sources = registry.open_sources_of(registry.SourceSpec(config.name, str(config.data_dir), options))
+            options = ",".join(f"{name}={value}" for name, value in (config.options or {}).items())
+            spec = registry.parse_source_spec(f"{config.name}:{options}", str(config.data_dir))
+            sources = registry.open_sources_of(spec)
         return _PackageSources(sources, config.num_blocks)
 
     def _has_template_texts(self) -> bool:
@@ -216,9 +213,7 @@ class _BuiltCorpus:
     def __init__(self, folder: Path, columns: list[str] | None, with_masks: bool) -> None:
         path = folder / "manifest.json"
         if not path.is_file():
-            raise ValueError(
-                f"{folder} has no manifest.json; data_dir is a folder that `regionmed-corpus build` wrote."
-            )
+            raise ValueError(f"{folder} has no manifest.json; data_dir is a folder that regionmed-corpus has built.")
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest.get("format") != FORMAT:
             raise ValueError(f"{path} has format {manifest.get('format')!r}; this file reads {FORMAT}. Build it again.")
@@ -253,6 +248,8 @@ class _PackageSources:
     def __init__(self, sources: list[Any], num_blocks: int) -> None:
         self._sources, self._num_blocks = sources, num_blocks
         self._example_from_record = _corpus_module("examples").example_from_record
+        for bad in (item for source in sources for item in source.bad_items()):
+            raise ValueError(f"{bad.source}: {bad.key}: {bad.reason} A built corpus leaves bad items out.")
 
     def shards(self, split: str) -> list[tuple[int, int]]:
         """Ranges [start, stop) of positions over all sources."""
@@ -298,9 +295,10 @@ class _PlainJsonl:
                 file.seek(offset)
                 row = json.loads(file.readline())
             try:
-                yield self._example(row, split, folder)
-            except (ValueError, KeyError, TypeError, OSError) as error:
+                example = self._example(row, split, folder)
+            except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
                 raise ValueError(f"{path}:{line}: {error!r}; correct the row or drop it.") from error
+            yield example
 
     def _index(self, number: int) -> dict[str, str]:
         """Revision, licence and modality of a folder; on the way it notes where the rows of each split stand."""
@@ -318,11 +316,12 @@ class _PlainJsonl:
                 offset += len(raw)
         for (line, start, _, _), split in zip(rows, _splits_of(path, rows)):
             self._lines[split].extend((number, line, start))
-        about_path = path.with_name("SOURCE.md")
-        about = about_path.read_text(encoding="utf-8") if about_path.is_file() else ""
-        found = {name: re.search(rf"^- {name}:\s*([^,;(\n]+)", about, re.M) for name in ("Licen[cs]e", "Modality")}
-        license_name, modality = (match.group(1).strip() if match else "unknown" for match in found.values())
-        return {"source_revision": digest.hexdigest()[:12], "license": license_name, "modality": modality}
+        notes, facts = path.with_name("SOURCE.md"), {"source_revision": digest.hexdigest()[:12]}
+        about = notes.read_text(encoding="utf-8") if notes.is_file() else ""
+        for name, pattern in (("license", "Licen[cs]e"), ("modality", "Modality")):
+            match = re.search(rf"^- {pattern}:\s*([^,;(\n]+)", about, re.MULTILINE)
+            facts[name] = match.group(1).strip() if match else "unknown"
+        return facts
 
     def _example(self, row: dict[str, Any], split: str, folder: int) -> dict[str, Any]:
         """The example of a row; what the row does not say is None, an empty text or an empty list."""
@@ -333,8 +332,7 @@ class _PlainJsonl:
         boxes, labels = row.get("boxes_xyxy") or [], row.get("labels") or []
         if len(boxes) != len(labels) or any(len(box) != 4 for box in boxes):
             raise ValueError(f"{len(boxes)} boxes and {len(labels)} labels; every box has four numbers and a label")
-        patient_id, facts = row.get("patient_id"), self._facts[folder]
-        is_hashed = "sha256" in self._columns
+        patient_id, facts, is_hashed = row.get("patient_id"), self._facts[folder], "sha256" in self._columns
         return {
             **dict.fromkeys(self._columns),
             **facts,
@@ -343,8 +341,8 @@ class _PlainJsonl:
             "impression": "",
             "image": {"path": str(path), "bytes": None},
             "image_id": f"{root.resolve().name}/{row['image']}",
-            "width": row["width"],
-            "height": row["height"],
+            "width": int(row["width"]),
+            "height": int(row["height"]),
             "caption": caption,
             "patient_id": None if patient_id in (None, "") else str(patient_id),
             "split": split,
@@ -374,7 +372,7 @@ def _splits_of(path: Path, rows: list[tuple[int, int, str | None, Any]]) -> Iter
     """The split of each (line, offset, own split, patient): its own, or 70/30 in file order, patients kept together."""
     names = {"train": "train", "test": "test", **dict.fromkeys(("val", "dev", "validation"), "validation")}
     for line, _, own, _ in rows:
-        if own is not None and own not in names:
+        if own is not None and str(own) not in names:
             raise ValueError(f"{path}:{line}: split is {own!r}; it must be one of {', '.join(names)}. Rename it.")
     has_held_out = any(own not in (None, "train") for _, _, own, _ in rows)
     split_of_patient: dict[str, str] = {}

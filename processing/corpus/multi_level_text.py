@@ -1,7 +1,7 @@
 """Multi-level text: the texts of an image and of its regions, from the whole report down to single attributes.
 
-A text states what the record states, or less, never more. Which templates and synonyms it is written with depends on the
-image's id and a seed alone, not on the other images, the order of reading or the machine.
+A text states what the record states, or less, never more. Which templates and synonyms it is written with depends on
+the image's id and a seed alone, not on the other images, the order of reading or the machine.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def write_texts(record: StudyRecord, seed: int = 0) -> tuple[TextRecord, ...]:
     Of the image: `caption`, its own and one in other words; `findings` and `impression`, its own and, where its regions
     or its claim of normality say something, one by template; `normal` where it claims that nothing abnormal is seen.
     Of each region: `region`, its description and one in other words, both all that is stated; `region_short`, the
-    finding with place and side; `attribute`, one phrase for each stated attribute; `normal` where the finding is denied.
+    finding with place and side; `attribute`, a phrase for each stated attribute; `normal` where the finding is denied.
     """
     choice = SeededChoice("texts", seed, record.image_id)
     texts = [*_captions(record, choice), *_findings(record, choice), *_impressions(record, choice)]
@@ -64,7 +64,9 @@ def write_texts(record: StudyRecord, seed: int = 0) -> tuple[TextRecord, ...]:
         texts.append(TextRecord("normal", choice.pick(NORMAL_WORDINGS), normal_key()))
     for index, region in enumerate(record.regions):
         texts += _region_texts(index, region, choice)
-    return tuple(dict.fromkeys(texts))
+    key_of: dict[tuple[int | None, str], int] = {}  # a source's own words may be those of a template: they come first
+    consistent = (text for text in texts if key_of.setdefault((text.region, text.text), text.key) == text.key)
+    return tuple(dict.fromkeys(consistent))
 
 
 def _captions(record: StudyRecord, choice: SeededChoice) -> Iterator[TextRecord]:

@@ -75,11 +75,11 @@ def patient_key(source: str, patient_id: str) -> str:
 
 
 def split_by_hash(source: str, patient_id: str) -> str:
-    """The split of a patient of `source`: 80 % train, 10 % validation, 10 % test, by a hash of the two names alone.
+    """The split of a patient of `source`: 80 % train, 10 % validation, 10 % test, by a hash of `patient_key` alone.
 
-    So it never changes when images or patients are added, and all images of a patient share it.
+    So it never changes when images or patients are added, and all images of a patient share it, over all sources.
     """
-    digest = hashlib.blake2b(f"{source}\x1f{patient_id}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(patient_key(source, patient_id).encode(), digest_size=8).digest()
     ticket = int.from_bytes(digest, "big") / 2**64 * 100
     for split, percent in HELD_OUT_PERCENT:
         if ticket < percent:

@@ -28,6 +28,7 @@ SPLIT_COLOURS = {"train": "#2dd4bf", "validation": "#a78bfa", "test": "#f59e0b"}
 ACCENT = "#60a5fa"
 WIDTH_INCHES, INCHES_OF_BAR = 9.0, 0.3
 MAX_LABEL = 44  # letters
+MAX_LINEAR_RATIO = 50  # of the longest bar of findings to the shortest
 MAX_BARS = 20  # of a panel of the composition
 _RC = {
     "figure.facecolor": BACKGROUND,
@@ -97,14 +98,21 @@ def _composition(stats: dict[str, SplitStats]) -> Figure:
 
 
 def _findings(stats: dict[str, SplitStats], total: SplitStats) -> Figure:
-    """Regions by finding on a logarithmic scale, in one colour: stacks would lie there."""
-    names = [name for name, _ in total.findings.most_common(MAX_FINDINGS)]
+    """Regions by finding; where they differ by more than MAX_LINEAR_RATIO on a logarithmic scale, in one colour."""
+    found = total.findings.most_common(MAX_FINDINGS)
+    names, numbers = [name for name, _ in found], [number for _, number in found]
+    is_log = numbers[0] > MAX_LINEAR_RATIO * numbers[-1]
+    parts = {"all": numbers}  # parts of a bar on a logarithmic scale would have no meaning
+    if not is_log:
+        parts = {split: [counts.findings[name] for name in names] for split, counts in stats.items()}
     figure, (axis,) = _figure([len(names)])
-    _stacked_bars(axis, names, {"all": [total.findings[name] for name in names]}, is_log=True)
+    _stacked_bars(axis, names, parts, total=total.num_regions, is_log=is_log)
     more = (
         f", the {MAX_FINDINGS} most frequent of {len(total.findings):,}" if len(total.findings) > MAX_FINDINGS else ""
     )
-    axis.set_title(f"Regions by finding{more} (logarithmic)")
+    axis.set_title(f"Regions by finding{more}{' (logarithmic)' if is_log else ''}")
+    if not is_log:
+        _split_legend(figure, stats)
     return figure
 
 
@@ -154,13 +162,15 @@ def _figure(num_bars: Sequence[int]) -> tuple[Figure, list[Axes]]:
     return figure, [figure.add_subplot(grid[row]) for row in range(len(heights))]
 
 
-def _stacked_bars(axis: Axes, names: Sequence[str], parts: dict[str, Sequence[int]], *, is_log: bool = False) -> None:
-    """Nothing; draws horizontal bars, the parts stacked, with the sum at the end of each."""
+def _stacked_bars(
+    axis: Axes, names: Sequence[str], parts: dict[str, list[int]], *, total: int | None = None, is_log: bool = False
+) -> None:
+    """Nothing; draws horizontal bars, the parts stacked, with the sum and its share of the total at the end of each."""
     start = np.zeros(len(names))
     for part, numbers in parts.items():
         axis.barh(range(len(names)), numbers, left=start, height=0.7, color=SPLIT_COLOURS.get(part, ACCENT))
         start += np.asarray(numbers)
-    total = start.sum() or 1
+    total = total or int(start.sum()) or 1
     for place, number in enumerate(start):
         text = f"{_short_number(int(number))}  ({100 * number / total:.1f} %)"
         axis.annotate(

@@ -26,16 +26,13 @@ from regionmed_clip.processing.corpus.captions import (
 from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
 from regionmed_clip.processing.corpus.synonyms import canonical_finding
 
-_SEPARATOR = b"\x1f"  # the unit separator of ASCII: ("a", "bc") and ("ab", "c") differ
+_SEPARATOR = "\x1f"  # the unit separator of ASCII: ("a", "bc") and ("ab", "c") differ
 
 
 def hash_meaning(parts: Iterable[str]) -> int:
     """Hash of `parts`, order included, in [0, 2**63): blake2b, so it never changes between runs."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part.encode("utf-8"))
-        digest.update(_SEPARATOR)
-    return int.from_bytes(digest.digest(), "big") >> 1
+    said = "".join(f"{part}{_SEPARATOR}" for part in parts)
+    return int.from_bytes(hashlib.blake2b(said.encode("utf-8"), digest_size=8).digest(), "big") >> 1
 
 
 def free_text_key(text: str) -> int:
@@ -78,9 +75,13 @@ def stated_caption_key(
 
 def findings_key(regions: Sequence[RegionRecord], *, is_normal: bool = False) -> int:
     """Key of what `captions.write_findings` says of the same arguments, in whatever words."""
-    if is_normal and not regions:
+    statements = count_full_statements(regions)
+    if is_normal and not statements:
         return normal_key()
-    said = _counted_parts(count_full_statements(regions))
+    if not is_normal and all(statement in list_impressions(regions) for statement, _ in statements):
+        if all(count == "one" for _, count in statements):
+            return impression_key(regions)  # the findings say no more: "Cardiomegaly." is both
+    said = _counted_parts(statements)
     return hash_meaning(("findings", "normal" if is_normal else "", *said))
 
 
@@ -97,6 +98,7 @@ def normal_key() -> int:
     return hash_meaning(("normal",))
 
 
+@lru_cache(maxsize=8192)
 def _parts(statement: Statement) -> tuple[str, ...]:
     """The parts of a statement with the finding under its canonical name."""
     return replace(statement, finding=canonical_finding(statement.finding)).parts()

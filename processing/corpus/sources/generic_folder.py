@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from regionmed_clip.processing.corpus.sources import Source
 from regionmed_clip.processing.corpus.sources.indexed import IndexedSource
 from regionmed_clip.processing.corpus.sources.item_index import Item
 from regionmed_clip.processing.corpus.sources.jsonl import UNKNOWN_MODALITY
@@ -96,30 +95,11 @@ class GenericFolder(IndexedSource):
         return found.group(1)
 
     def find_revision(self) -> str:
-        """12 hex digits of a hash of all annotation files and of the options that change the records.
-
-        Kept beside the index, since a folder may hold a file per image and is opened by every process of a build.
-        """
-        note = self._index.path.with_suffix(".revision")
-        if note.is_file():
-            return note.read_text(encoding="ascii")
+        """12 hex digits of a hash of all annotation files and of the options that change the records."""
         files = hash_of_files(self.root, self.annotation_files())
         patient = self._patient and self._patient.pattern
         options = json.dumps([self.modality, self.anatomy, patient, *self.reading()])
-        revision = hashlib.sha256(f"{files} {options}".encode()).hexdigest()[:12]
-        partial = note.with_name(f"{note.name}.{os.getpid()}")
-        partial.write_text(revision, encoding="ascii")
-        partial.replace(note)
-        return revision
-
-    @classmethod
-    def open(cls, root: str | Path, *, index_folder: Path | None = None, **options: str) -> list[Source]:
-        """The source at `root` as a list of one; its index in `index_folder` is named by root and options."""
-        index_path = None
-        if index_folder is not None:
-            opened = json.dumps([str(Path(root).resolve()), sorted(options.items())])
-            index_path = index_folder / f"{cls.about.name}-{hashlib.sha256(opened.encode()).hexdigest()[:12]}.sqlite"
-        return [cls(root, index_path=index_path, **options)]
+        return hashlib.sha256(f"{files} {options}".encode()).hexdigest()[:12]
 
 
 def split_of_words(text: str) -> str | None:
@@ -133,7 +113,7 @@ def finding_of_label(label: str) -> str:
     return normalize_label(label.replace("_", " "))
 
 
-def one_of(item: Item, role: str, missing: str) -> str:
+def one_of(item: Item, role: str, missing: str) -> Any:
     """The only value that the item's rows have under `role`; ValueError saying `missing`, or naming the values."""
     values = [row[role] for row in item.rows if role in row]
     if len(values) > 1:

@@ -132,8 +132,14 @@ class ItemIndex:
 
     def _read(self, query: str, values: tuple = ()) -> sqlite3.Cursor:
         if self._connection is None or self._connection[0] != os.getpid():
-            self._connection = (os.getpid(), sqlite3.connect(f"file:{self.path}?mode=ro", uri=True))
+            self._connection = (
+                os.getpid(),
+                sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, check_same_thread=False),
+            )
         return self._connection[1].execute(query, values)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ItemIndex:
+        return self  # it is only read once written, and a copy must not outlive the temporary file
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_connection": None}

@@ -245,22 +245,21 @@ class MaskFolder(GenericFolder):
         names = [row["mask"] for row in item.rows if "mask" in row]
         if not names:
             raise ValueError(f"{item.key} has no mask in {pairing.masks}; every image has one. Restore it.")
-        parts = [
-            part
+        regions = [  # made one by one: a mask of the whole image each, which run lengths shrink
+            _region(part, pairing.finding or "")
             for name in names
             for part in self._parts(read_mask(path_inside(self.root, name), size), item, size)
             if part.any()
         ]
-        if pairing.finding is None and parts:
+        if pairing.finding is None and regions:
             raise ValueError(
                 f"{item.key} is in {pairing.images} and its mask is not empty; one is wrong. Drop the image."
             )
-        if pairing.finding is not None and not parts and not pairing.may_be_empty:
+        if pairing.finding is not None and not regions and not pairing.may_be_empty:
             raise ValueError(
                 f"{item.key}: {', '.join(names)} has no pixel set; every image of {pairing.images} shows a "
                 f"{pairing.finding}. Fetch the mask again or drop the image."
             )
-        regions = [_region(part, pairing.finding or "") for part in parts]
         is_normal = pairing.finding is None
         return self.study(
             item, image, modality=self.modality, anatomy=self.anatomy, regions=regions, is_normal=is_normal
@@ -301,7 +300,8 @@ def _pairings_of(layout: str, told: dict[str, str]) -> tuple[Pairing, ...]:
                 "Leave them out."
             )
         return LAYOUTS[layout].pairings
-    images, masks, suffix = told.get("images", "images"), told.get("masks", "masks"), told.get("mask_suffix", "")
+    images, masks = (PurePosixPath(told.get(name, name)).as_posix() for name in ("images", "masks"))
+    suffix = told.get("mask_suffix", "")
     if not told.get("finding", "").strip():
         raise ValueError("mask_folder: layout=pairs needs the option finding, what the masks show. Add it.")
     folders = (PurePosixPath(images), PurePosixPath(masks))

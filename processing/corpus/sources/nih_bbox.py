@@ -142,7 +142,7 @@ class NihBboxSource(IndexedSource):
         return replace(record, impression=write_impression([*regions, *unboxed]))
 
     def patient_of(self, item: Item) -> str | None:
-        """NIH's number of the patient."""
+        """NIH's number of the patient; see `patient_of_number`."""
         return self._entry_of(item)["patient"]
 
     def split_of(self, item: Item) -> str | None:
@@ -204,7 +204,7 @@ def parse_entry(fields: Mapping[str, str]) -> dict[str, Any]:
             f"{', '.join(VIEWS)}. Correct or drop the row."
         )
     labels = [label for label in fields["Finding Labels"].split("|") if label != NO_FINDING]
-    return {"patient": str(int(patient)), "view": view, "findings": [_finding_of(label) for label in labels]}
+    return {"patient": patient_of_number(patient), "view": view, "findings": [_finding_of(label) for label in labels]}
 
 
 def _finding_of(label: str) -> str:
@@ -224,6 +224,11 @@ def _row_or_bad(
         return Row(fields["Image Index"], parse(fields))
     except ValueError as error:
         return BadRow(fields["Image Index"], f"{where}: {error}")
+
+
+def patient_of_number(number: str) -> str:
+    """The patient of NIH ChestX-ray14 with this number, leading zeros or not: "nih-cxr14:13", in every source."""
+    return f"nih-cxr14:{int(number)}"
 
 
 open_sources = NihBboxSource.open

@@ -2,9 +2,10 @@
 
 The root holds stage_2_train_labels.csv (patientId, x, y, width, height, Target; read so by `RSNA_Pneumonia_Dataset` of
 https://github.com/mlmed/torchxrayvision/blob/891eae4ce2c99e869072f02e6281eed3cc71cf51/torchxrayvision/datasets.py),
-stage_2_detailed_class_info.csv (patientId, class; its three classes stand in
-https://github.com/SanoScience/FederatedLearning_MSc/blob/main/classification/datasets/RSNA/prepare_labels.csv.py) and
-stage_2_train_images/*.dcm. Of an image of the class "No Lung Opacity / Not Normal" no text says what it shows.
+stage_2_detailed_class_info.csv (patientId, class; the three classes stand so in
+https://github.com/SanoScience/FederatedLearning_MSc/blob/5deb4e55d68bb46bc224ae32343a0f17d646b99b/classification/
+datasets/RSNA/prepare_labels.csv.py, an address without a break) and stage_2_train_images/*.dcm. Of an image of the
+class "No Lung Opacity / Not Normal" no text says what it shows.
 
 A "patientId" is an image: the challenge drew several images of some patients of NIH ChestX-ray14. Put RSNA's
 pneumonia-challenge-dataset-mappings_2018.json (a list of objects with subset_img_id and img_id) beside the CSV files,
@@ -20,6 +21,7 @@ from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
 from regionmed_clip.processing.corpus.sources import SourceAbout
 from regionmed_clip.processing.corpus.sources.indexed import IndexedSource
 from regionmed_clip.processing.corpus.sources.item_index import BadRow, Item, Row
+from regionmed_clip.processing.corpus.sources.nih_bbox import patient_of_number
 from regionmed_clip.processing.corpus.sources.source_files import (
     fit_box,
     hash_of_files,
@@ -132,8 +134,10 @@ class RsnaPneumoniaSource(IndexedSource):
         path = self.root / MAPPING_NAME
         if not path.is_file():
             return None
-        try:  # img_id is PATIENT_FOLLOWUP.png; Data_Entry_2017.csv of NIH writes the patient without leading zeros
-            return {entry["subset_img_id"]: str(int(entry["img_id"].split("_")[0])) for entry in load_json(path)}
+        try:  # img_id is PATIENT_FOLLOWUP.png
+            return {
+                entry["subset_img_id"]: patient_of_number(entry["img_id"].split("_")[0]) for entry in load_json(path)
+            }
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{path} is no list of objects with subset_img_id and img_id ({error!r}); fetch it again or remove it."

@@ -6,8 +6,8 @@ Two layouts are read:
   y_max; annotations/image_labels_{train,test}.csv with image_id, [rad_id,] and a column 0/1 per label, "No finding"
   among them; train/*.dicom and test/*.dicom. Files and columns are read so by
   https://github.com/function2-llx/MMMM/blob/0cd4d23a91cbc1e7fc11eae175d0d046c0da8fe2/scripts/data/local/processors/VinDrCXR.py
-- Kaggle (VinBigData): train.csv with the columns of annotations_train.csv and class_id; train/*.dicom; 14 findings. Read
-  so by `VinBrain_Dataset` of
+- Kaggle (VinBigData): train.csv with the columns of annotations_train.csv and class_id; train/*.dicom; 14 findings.
+  Read so by `VinBrain_Dataset` of
   https://github.com/mlmed/torchxrayvision/blob/891eae4ce2c99e869072f02e6281eed3cc71cf51/torchxrayvision/datasets.py
   It labels no test images, so a hash of the image makes the splits.
 
@@ -77,7 +77,7 @@ FINDING_OF_CLASS = {  # the local labels
     "Lung cyst": "lung cyst",
     "Lung Opacity": "lung opacity",
     "Mediastinal shift": "mediastinal shift",
-    "Nodule/Mass": "nodule or mass",
+    "Nodule/Mass": "mass or nodule",
     "Other lesion": "other lesion",
     "Pleural effusion": "pleural effusion",
     "Pleural thickening": "pleural thickening",
@@ -166,9 +166,9 @@ class VinDrCxrSource(IndexedSource):
         return get_agreed(item, "split")
 
     def find_revision(self) -> str:
-        """The release, the rule for readers, and a hash of the annotation files."""
+        """The release and a hash of the annotation files."""
         paths = [path for pair in self._annotation_files().values() for path in pair if path is not None]
-        return f"1.0.0 readers={self.readers} {hash_of_files(self.root, paths)}"
+        return f"1.0.0 {hash_of_files(self.root, paths)}"
 
     def _annotation_files(self) -> dict[str | None, tuple[Path, Path | None]]:
         """Split -> (boxes, image labels) of the files there; the split None, without labels, is Kaggle's."""
@@ -203,8 +203,9 @@ class VinDrCxrSource(IndexedSource):
 def parse_box_row(fields: Mapping[str, str]) -> dict[str, object]:
     """What a line of the annotations says: a finding with its box, a diagnosis without one, or nothing found."""
     name, texts = fields["class_name"], [fields[column] for column in BOX_COLUMNS[2:]]
-    if name == NO_FINDING or (name in DIAGNOSIS_OF_LABEL and not any(texts)):
-        diagnoses = [] if name == NO_FINDING else [DIAGNOSIS_OF_LABEL[name]]
+    is_global = name in DIAGNOSIS_OF_LABEL or name in UNNAMED_LABELS
+    if name == NO_FINDING or (is_global and not any(texts)):
+        diagnoses = [DIAGNOSIS_OF_LABEL[name]] if name in DIAGNOSIS_OF_LABEL else []
         return {"finding": None, "box": None, "is_normal": name == NO_FINDING, "diagnoses": diagnoses}
     if name not in FINDING_OF_CLASS:
         raise ValueError(

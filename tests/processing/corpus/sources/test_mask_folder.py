@@ -110,7 +110,7 @@ BUSI = {
 def write_busi(root):
     for folder, images in BUSI.items():
         for name, groups in images.items():
-            paint(root / folder / f"{name}.png", (60, 40), sum(groups, []))
+            paint(root / folder / f"{name}.png", (60, 40), [box for boxes in groups for box in boxes])
             for number, boxes in enumerate(groups):
                 write_mask(root / folder / f"{name}_mask{f'_{number}' if number else ''}.png", (60, 40), boxes)
     return root
