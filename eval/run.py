@@ -18,7 +18,7 @@ from regionmed_clip.eval.results import Result, describe_hardware, write_results
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.eval.tasks.runner import TASKS, RunContext, TaskOutcome, run_colour_probe, run_tasks
-from regionmed_clip.processing.corpus.data_spec import data_revision, split_sha256, stream_examples
+from regionmed_clip.processing.corpus.data_spec import FORMS, data_revision, split_sha256, stream_examples
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
 
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="regionmed-eval", description=__doc__)
     parser.add_argument("--model", nargs="+", required=True, metavar="[NAME=]PATH", help="folders with saved models")
-    parser.add_argument("--data", required=True, metavar="SPEC", help="phantom[:key=value,...] or jsonl:FOLDER")
+    parser.add_argument("--data", required=True, metavar="SPEC", help=FORMS)
     parser.add_argument("--tasks", default="all", help=f"some of {','.join(TASKS)}, or all (default)")
     parser.add_argument("--output", required=True, metavar="DIR", help="where results.json and report/ go")
     parser.add_argument("--split", default="test", help="split of the data (default: test)")

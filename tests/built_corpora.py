@@ -1,9 +1,9 @@
-"""Miniature jsonl sources and built corpora whose shards and row groups are as small as a test wants them."""
+"""Small built corpora for the tests of what reads them, and a way to break one on purpose."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,62 +12,70 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from regionmed_clip.processing.corpus.built_corpus import FORMAT, BuiltCorpus
-from regionmed_clip.processing.corpus.examples import example_from_record
+from regionmed_clip.processing.corpus.build import build_corpus
+from regionmed_clip.processing.corpus.built_corpus import BuiltCorpus
 from regionmed_clip.processing.corpus.medregion import corpus_schema
-from regionmed_clip.processing.corpus.sources.jsonl import JsonlSource
+from regionmed_clip.processing.corpus.shard_writer import sha256_of_file
+from regionmed_clip.processing.corpus.sources.registry import parse_source_spec
+
+ABOUT = "# {name}\n- Licence: {license}\n- Modality: chest radiograph\n"
 
 
-def write_jsonl_source(folder: Path, num_images: int, **fields: Any) -> Path:
-    """The folder of a new jsonl source without splits: noise of 8 x 6 pixels, one boxed nerve with a mask each."""
-    (folder / "images").mkdir(parents=True)
-    (folder / "SOURCE.md").write_text("- Licence: CC0 1.0\n- Modality: B-mode ultrasound (neck)\n")
-    mask = np.zeros((6, 8), dtype=np.uint8)
-    mask[1:5, 1:4] = 1
-    Image.fromarray(mask).save(folder / "mask.png")
-    rows = []
-    for index in range(num_images):
-        noise = np.random.default_rng(index).integers(0, 256, (6, 8), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"images/{index:03d}.png")
-        row = {"image": f"images/{index:03d}.png", "width": 8, "height": 6, "mask": "mask.png"}
-        row |= {"boxes_xyxy": [[1, 1, 4, 5]], "labels": ["Nerve"], "qa": [{"q": "Is it?", "a": "yes"}]}
-        rows.append(json.dumps(row | fields | {"patient_id": index // 2}) + "\n")
-    (folder / "annotations.jsonl").write_text("".join(rows))
+def noise(seed: int, size: tuple[int, int] = (60, 48)) -> np.ndarray:
+    """(H, W) uint8: a picture of `size` (width, height) that is near to no other."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+
+
+def write_source(
+    folder: Path, images: Sequence[np.ndarray], *, license_name: str = "CC BY 4.0", **fields: Sequence[Any]
+) -> Path:
+    """A jsonl source with a row for each image: two regions with masks, one touching the border; `fields` by row.
+
+    The first image has no region. A field given as None for a row is left as it is by default.
+    """
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    lines = []
+    for number, pixels in enumerate(images):
+        height, width = pixels.shape
+        row: dict[str, Any] = {"image": f"images/{number:03d}.png", "width": width, "height": height}
+        Image.fromarray(pixels).save(folder / row["image"])
+        row |= {"boxes_xyxy": [], "labels": [], "caption": None, "qa": None, "patient_id": f"p{number}"}
+        if number:
+            row |= {"boxes_xyxy": [[4, 3, 21, 12], [30, 20, width, height]], "labels": ["nodule", "effusion"]}
+            row["mask"] = f"masks/{number:03d}.png"
+            Image.fromarray(masks_of(row["boxes_xyxy"], (width, height))).save(folder / row["mask"])
+        row |= {key: values[number] for key, values in fields.items() if values[number] is not None}
+        lines.append(json.dumps(row) + "\n")
+    (folder / "annotations.jsonl").write_text("".join(lines))
+    (folder / "SOURCE.md").write_text(ABOUT.format(name=folder.name, license=license_name))
     return folder
 
 
-def write_corpus(
-    folder: Path, rows_of_split: dict[str, Sequence[dict[str, Any]]], *, rows_of_shard: int = 8, rows_of_group: int = 3
-) -> BuiltCorpus:
-    """A corpus of rows as given: no shuffling, no checks, only what a reader looks at in the manifest."""
-    (folder / "data").mkdir(parents=True)
-    splits = {}
-    for split, rows in rows_of_split.items():
-        parts = [rows[start : start + rows_of_shard] for start in range(0, len(rows), rows_of_shard)]
-        shards = []
-        for number, part in enumerate(parts):
-            path = f"data/{split}-{number:05d}-of-{len(parts):05d}.parquet"
-            table = pa.Table.from_pylist(list(part), schema=corpus_schema())
-            pq.write_table(table, folder / path, row_group_size=rows_of_group)
-            shards.append({"path": path, "num_images": len(part)})
-        splits[split] = {"num_images": len(rows), "shards": shards}
-    sources = [{"name": "demo", "license": "CC0 1.0"}]
-    manifest = {"format": FORMAT, "name": "tiny", "sources": sources, "splits": splits, "folder": folder.name}
+def masks_of(boxes: Sequence[Sequence[int]], size: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint8: value k in box k - 1, but for its lower left quarter, so that mask and box differ in area."""
+    values = np.zeros((size[1], size[0]), dtype=np.uint8)
+    for number, (x0, y0, x1, y1) in enumerate(boxes, start=1):
+        values[y0:y1, x0:x1] = number
+        values[(y0 + y1) // 2 : y1, x0 : (x0 + x1) // 2] = 0
+    return values
+
+
+def build(out: Path, *roots: Path, **options: Any) -> BuiltCorpus:
+    """The corpus of jsonl sources at `roots`, built quietly in one process."""
+    specs = [parse_source_spec("jsonl", str(root)) for root in roots]
+    return build_corpus(specs, out, num_processes=1, show_progress=False, **options)
+
+
+def rewrite(folder: Path, split: str, edit: Callable[[list[dict[str, Any]]], Any]) -> BuiltCorpus:
+    """The corpus after `edit` has changed the rows of the first shard of `split`; hash and size in the manifest fit."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = manifest["splits"][split]["shards"][0]
+    path = folder / entry["path"]
+    rows = pq.read_table(path).to_pylist()
+    edit(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=corpus_schema()), path)
+    entry |= {"num_bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return BuiltCorpus(folder)
-
-
-def small_corpus(folder: Path, num_images: int = 20, **layout: int) -> BuiltCorpus:
-    """A corpus of a jsonl source of so many images, written beside it; 70 % of them train."""
-    source = JsonlSource(write_jsonl_source(folder.with_name(f"{folder.name}_source"), num_images), with_masks=True)
-    return write_corpus(folder, {split: rows_of(source.records(split)) for split in source.splits()}, **layout)
-
-
-def rows_of(records: Any) -> list[dict[str, Any]]:
-    """The rows that a build makes of the records, images as bytes."""
-    rows = []
-    for record in records:
-        row = example_from_record(record, seed=0, phash="0" * 80)
-        path = row["image"]["path"]
-        rows.append(row | {"image": {"bytes": Path(path).read_bytes(), "path": Path(path).name}} if path else row)
-    return rows

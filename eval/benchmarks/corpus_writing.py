@@ -13,6 +13,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from regionmed_clip.eval.benchmarks.measure import Cost, measure_module, median_
 from regionmed_clip.processing.corpus.build import build_corpus
 from regionmed_clip.processing.corpus.examples import example_from_record
 from regionmed_clip.processing.corpus.medregion import corpus_features, corpus_schema
-from regionmed_clip.processing.corpus.scan import RowWriter, hash_64, rows_path
-from regionmed_clip.processing.corpus.shard_writer import order_path, plan_shards, starts_path, write_shard
+from regionmed_clip.processing.corpus.scan import ITEMS_OF_CHUNK, hash_64, rows_path
+from regionmed_clip.processing.corpus.shard_writer import ORDER_TYPE, order_path, plan_shards, write_shard
 from regionmed_clip.processing.corpus.sources.phantom import draw_phantom
 from regionmed_clip.processing.corpus.sources.registry import parse_source_spec
+from regionmed_clip.processing.corpus.staging import RowWriter, StagedRows
 
-ROWS_OF_CHUNK = 512
 MODULE = "regionmed_clip.eval.benchmarks.corpus_writing"
 
 
@@ -106,23 +107,22 @@ def write(folder: Path, num_images: int) -> None:
     work, out = folder / "work", folder / "out"
     for made in (work / "scan", work / "entries", out / "data"):
         made.mkdir(parents=True, exist_ok=True)
-    ranks, num_bytes, starts, writer = [], 0, [], None
-    for number, row in enumerate(ready_rows(folder)):
-        if number % ROWS_OF_CHUNK == 0:
-            if writer is not None:
-                writer.close()
-            writer = RowWriter(rows_path(work, len(starts)), schema)
-            starts.append(number)
-        assert writer is not None, "the first row opens one"
-        writer.add(row)
-        ranks.append(hash_64("order", "0", row["image_id"]))
-        num_bytes += len(row["image"]["bytes"])
-    assert writer is not None, "there are rows"
-    writer.close()
-    np.save(starts_path(work), np.array([*starts, num_images]), allow_pickle=False)
-    np.save(order_path(work, "train"), np.argsort(np.array(ranks, dtype=np.uint64)), allow_pickle=False)
-    for shard in plan_shards("train", num_images, num_bytes, 128_000_000):
-        write_shard(work, out, shard, schema)
+    rows, starts, ranks = ready_rows(folder), [0], []
+    sizes: list[int] = []
+    while part := list(islice(rows, ITEMS_OF_CHUNK)):
+        with RowWriter(rows_path(work, len(starts) - 1), schema) as writer:
+            for row in part:
+                writer.add(row)
+                ranks.append(hash_64("order", "0", row["image_id"]))
+                sizes.append(len(row["image"]["bytes"]))
+        starts.append(starts[-1] + len(part))
+    order = np.empty(num_images, dtype=ORDER_TYPE)
+    order["position"] = np.argsort(np.array(ranks, dtype=np.uint64))
+    order["num_bytes"] = np.array(sizes)[order["position"]]
+    np.save(order_path(work, "train"), order, allow_pickle=False)
+    staged = StagedRows([rows_path(work, number) for number in range(len(starts) - 1)], np.array(starts))
+    for shard in plan_shards("train", num_images, sum(sizes), 128_000_000):
+        write_shard(work, out, shard, staged, schema)
 
 
 def peer_write(folder: Path, num_images: int) -> None:

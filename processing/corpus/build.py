@@ -9,13 +9,9 @@ or on interruptions.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,15 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from regionmed_clip.processing.corpus.build_workers import (
+    STARTS_NAME,
+    Task,
+    Workers,
+    open_all,
+    scan_job,
+    shard_job,
+    staged_rows,
+)
 from regionmed_clip.processing.corpus.built_corpus import (
     CARD_NAME,
     DATA_FOLDER,
@@ -38,24 +43,15 @@ from regionmed_clip.processing.corpus.duplicates import Decisions, Duplicate, de
 from regionmed_clip.processing.corpus.manifest import make_manifest, tool_version, write_whole
 from regionmed_clip.processing.corpus.records import SPLITS
 from regionmed_clip.processing.corpus.scan import (
-    INDEX_TYPE,
     Chunk,
+    ScanIndex,
     bad_path,
     chunks_of,
     index_path,
-    scan_chunk,
     write_lines,
 )
-from regionmed_clip.processing.corpus.shard_writer import (
-    Shard,
-    order_path,
-    plan_shards,
-    starts_path,
-    take_rows,
-    write_shard,
-)
-from regionmed_clip.processing.corpus.sources import Source
-from regionmed_clip.processing.corpus.sources.registry import SourceSpec, open_sources_of
+from regionmed_clip.processing.corpus.shard_writer import ORDER_TYPE, Shard, order_path, plan_shards
+from regionmed_clip.processing.corpus.sources.registry import SourceSpec
 
 WORK_FOLDER = ".work"
 MEGABYTE = 1_000_000
@@ -147,19 +143,13 @@ class _Build:
     def run(self) -> BuiltCorpus:
         """The finished corpus."""
         chunks = list(chunks_of(self.sources))
-        initial = (self.specs, self.work, self.schema)
-        with ProcessPoolExecutor(
-            self.num_processes, multiprocessing.get_context("spawn"), _start_worker, initial
-        ) as pool:
-            try:
-                num_bad = self._scan(pool, chunks)
-                index, starts = self._join_index(chunks)
-                decisions = decide(index, drop_near=self.options.drop_near)
-                self._write_duplicates(decisions.duplicates, starts)
-                entries = self._write_shards(pool, index, decisions)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        task = Task(self.specs, self.work, self.out, self.options.seed, self.schema)
+        with Workers(task, self.num_processes) as workers:
+            num_bad = self._scan(workers, chunks)
+            index = self._join_index(chunks)
+            decisions = decide(index, drop_near=self.options.drop_near)
+            self._write_duplicates(decisions.duplicates)
+            entries = self._write_shards(workers, index, decisions)
         manifest = make_manifest(asdict(self.options), self.opened, index, decisions, entries, num_bad)
         write_whole(self.out / MANIFEST_NAME, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", self.work)
         return _tidy(self.out)
@@ -180,7 +170,7 @@ class _Build:
             return
         write_whole(path, json.dumps(plan), self.work)
 
-    def _scan(self, pool: ProcessPoolExecutor, chunks: Sequence[Chunk]) -> dict[str, int]:
+    def _scan(self, workers: Workers, chunks: Sequence[Chunk]) -> dict[str, int]:
         """Number of bad items by source, after scanning the chunks that are not done and joining the quarantine."""
         unread = [bad for source in self.sources for bad in source.bad_items()]
         if unread and self.strict:
@@ -188,8 +178,9 @@ class _Build:
         write_lines(self.work / "unread.bad.jsonl", unread)
         missing = [chunk for chunk in chunks if not index_path(self.work, chunk.number).is_file()]
         done = sum(chunk.stop - chunk.start for chunk in chunks) - sum(chunk.stop - chunk.start for chunk in missing)
-        jobs = (pool.submit(_scan_job, chunk, self.options.seed) for chunk in missing)
-        self._follow(jobs, "reading images", done + sum(c.stop - c.start for c in missing), done, self._refuse_bad)
+        results = workers.run(scan_job, missing)
+        for number in self._follow(results, "reading images", sum(chunk.stop - chunk.start for chunk in chunks), done):
+            self._refuse_bad(number)
         counts: dict[str, int] = {}
         parts = [self.work / "unread.bad.jsonl", *(bad_path(self.work, chunk.number) for chunk in chunks)]
         temporary = self.work / "quarantine.partial"
@@ -210,50 +201,45 @@ class _Build:
                 bad = json.loads(lines[0])
                 raise ValueError(f"{bad['source']}: {bad['item']}: {bad['reason']}")
 
-    def _join_index(self, chunks: Sequence[Chunk]) -> tuple[np.ndarray, np.ndarray]:
-        """The index of all images as a memory map, and where each chunk starts in it."""
-        parts = [np.load(index_path(self.work, chunk.number), mmap_mode="r", allow_pickle=False) for chunk in chunks]
-        starts = np.cumsum([0, *(len(part) for part in parts)])
-        if starts[-1] == 0:
+    def _join_index(self, chunks: Sequence[Chunk]) -> ScanIndex:
+        """The index of all images; ValueError where there is none."""
+        index = ScanIndex([index_path(self.work, chunk.number) for chunk in chunks], self.work / "fine.words")
+        if not len(index):
             raise ValueError(
                 f"the sources hold no good image; see {self.out / QUARANTINE_NAME} for what is wrong with each."
             )
-        np.save(starts_path(self.work), starts, allow_pickle=False)
-        path = self.work / "index.npy"
-        index = np.lib.format.open_memmap(path, mode="w+", dtype=INDEX_TYPE, shape=(int(starts[-1]),))
-        for start, part in zip(starts, parts):
-            index[start : start + len(part)] = part
-        index.flush()
-        return np.load(path, mmap_mode="r", allow_pickle=False), starts
+        np.save(self.work / STARTS_NAME, index.starts, allow_pickle=False)
+        return index
 
-    def _write_duplicates(self, duplicates: Sequence[Duplicate], starts: np.ndarray) -> None:
+    def _write_duplicates(self, duplicates: Sequence[Duplicate]) -> None:
         """Nothing; writes the duplicates file: a line a pair, with the ids of the images."""
+        staged = staged_rows(self.work)
         temporary = self.work / "duplicates.partial"
         with temporary.open("w", encoding="utf-8") as file:
             for start in range(0, len(duplicates), 256):
                 part = duplicates[start : start + 256]
                 positions = np.array([position for pair in part for position in (pair.first, pair.second)])
-                ids = take_rows(self.work, positions, starts, ["image_id"]).column("image_id").to_pylist()
+                ids = staged.take(positions).column("image_id").to_pylist()
                 for pair, first, second in zip(part, ids[::2], ids[1::2], strict=True):
                     line = {"kind": pair.kind, "image": first, "duplicate": second, "is_dropped": pair.is_dropped}
                     file.write(json.dumps({**line, "differing_bits_of_256": pair.fine_bits}) + "\n")
         temporary.rename(self.out / DUPLICATES_NAME)
 
     def _write_shards(
-        self, pool: ProcessPoolExecutor, index: np.ndarray, decisions: Decisions
+        self, workers: Workers, index: ScanIndex, decisions: Decisions
     ) -> dict[str, list[dict[str, Any]]]:
         """The manifest's entries of the shards by split, after writing them."""
         shards: list[Shard] = []
         for code, split in enumerate(SPLITS):
             positions = np.flatnonzero(decisions.is_kept & (decisions.split == code))
             if len(positions):
-                order = positions[np.argsort(index["order"][positions], kind="stable")]
+                order = np.empty(len(positions), dtype=ORDER_TYPE)
+                order["position"] = positions[np.argsort(index.column("order")[positions], kind="stable")]
+                order["num_bytes"] = index.column("num_bytes")[order["position"]]
                 np.save(order_path(self.work, split), order, allow_pickle=False)
-                num_bytes = int(index["num_bytes"][positions].sum(dtype=np.int64))
+                num_bytes = int(order["num_bytes"].sum(dtype=np.int64))
                 shards += plan_shards(split, len(order), num_bytes, self.options.shard_megabytes * MEGABYTE)
-        jobs = (pool.submit(_shard_job, self.out, shard) for shard in shards)
-        entries: list[dict[str, Any]] = []
-        self._follow(jobs, "writing shards", int(decisions.is_kept.sum()), 0, entries.append)
+        entries = self._follow(workers.run(shard_job, shards), "writing shards", int(decisions.is_kept.sum()), 0)
         by_path = {entry["path"]: entry for entry in entries}
         return {
             split: [by_path[shard.path] for shard in shards if shard.split == split]
@@ -261,15 +247,12 @@ class _Build:
             if any(shard.split == split for shard in shards)
         }
 
-    def _follow(
-        self, jobs: Iterable[Future[tuple[int, Any]]], what: str, total: int, done: int, use: Callable[[Any], None]
-    ) -> None:
-        """Nothing; shows the progress of jobs that give (number of images, result) and hands each result to `use`."""
+    def _follow(self, results: Iterable[tuple[int, Any]], what: str, total: int, done: int) -> Iterator[Any]:
+        """The results of jobs that give (number of images, result), with a bar of their progress."""
         with tqdm(total=total, initial=done, desc=what, unit="image", disable=not self.show_progress) as progress:
-            for job in as_completed(list(jobs)):
-                num_images, result = job.result()
+            for num_images, result in results:
                 progress.update(num_images)
-                use(result)
+                yield result
 
 
 def _finished(out: Path, specs: Sequence[SourceSpec], options: BuildOptions) -> BuiltCorpus:
@@ -293,53 +276,3 @@ def _tidy(out: Path) -> BuiltCorpus:
         write_whole(out / CARD_NAME, render_card(corpus), out / WORK_FOLDER)
         shutil.rmtree(out / WORK_FOLDER)
     return corpus
-
-
-def open_all(specs: Sequence[SourceSpec], index_folder: Path | None) -> list[tuple[SourceSpec, Source]]:
-    """Every source with its spec; ValueError where there is none or two have one name."""
-    opened = [
-        (spec, source)
-        for number, spec in enumerate(specs)
-        for source in open_sources_of(spec, index_folder=None if index_folder is None else index_folder / str(number))
-    ]
-    names = [source.name for _, source in opened]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not names or twice:
-        raise ValueError(
-            f"the build has the sources {', '.join(names) or 'none'}; it needs at least one, each name once. "
-            + (f"Rename or leave out one {twice[0]!r}." if twice else "Add --source NAME --root FOLDER.")
-        )
-    return opened
-
-
-# In the processes of the pool.
-
-_worker: tuple[list[Source], Path, pa.Schema] | None = None
-
-
-def _start_worker(specs: Sequence[SourceSpec], work: Path, schema: pa.Schema) -> None:
-    """Nothing; opens the sources once in this process, which ends when the main process does, however that ends."""
-    global _worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = [source for _, source in open_all(specs, work / "index")], work, schema
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only workers call this"
-    multiprocessing.connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _scan_job(chunk: Chunk, seed: int) -> tuple[int, int]:
-    """(number of items, number of the chunk) after scanning it."""
-    assert _worker is not None, "the initializer of the pool has run"
-    sources, work, schema = _worker
-    return scan_chunk(work, sources[chunk.source], chunk, seed, schema), chunk.number
-
-
-def _shard_job(out: Path, shard: Shard) -> tuple[int, dict[str, Any]]:
-    """(number of images, entry of the manifest) after writing the shard."""
-    assert _worker is not None, "the initializer of the pool has run"
-    _, work, schema = _worker
-    return shard.stop - shard.start, write_shard(work, out, shard, schema)

@@ -9,6 +9,7 @@ over anatomy, letters less than 6 pixels high. Tried on the real images beside t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -65,19 +66,29 @@ def _windows_with_text(grey: np.ndarray) -> Iterator[TextBox]:
     """Windows of lines of bright text near the borders; neighbours along a line overlap."""
     height, width = grey.shape
     strokes = _strokes(grey)  # (H, W) bool
-    starts = strokes.copy()
-    starts[:, 1:] &= ~strokes[:, :-1]
-    sums = np.zeros((height, width + 1), dtype=np.int32)
-    np.cumsum(starts, axis=1, out=sums[:, 1:])
+    num_strokes = _strokes_of_windows(strokes)  # (H, windows)
+    has_line = (num_strokes >= MIN_STROKES).sum(axis=0) >= LINE_HEIGHTS[0]
     band_y, band_x = height * BORDER_SHARE, width * BORDER_SHARE
-    for x in range(0, width - WINDOW_PIXELS + 1, STEP_PIXELS):
-        num_strokes = sums[:, x + WINDOW_PIXELS] - sums[:, x]  # (H,)
+    for place in np.flatnonzero(has_line).tolist():
+        x = place * STEP_PIXELS
         is_at_side = x + WINDOW_PIXELS <= band_x or x >= width - band_x
-        for top, bottom in _lines(num_strokes):
+        for top, bottom in _lines(num_strokes[:, place]):
             is_near_border = is_at_side or bottom <= band_y or top >= height - band_y
             window = (slice(top, bottom), slice(x, x + WINDOW_PIXELS))
             if is_near_border and _is_text(grey[window], strokes[window]):
                 yield x, top, x + WINDOW_PIXELS, bottom
+
+
+def _strokes_of_windows(strokes: np.ndarray) -> np.ndarray:
+    """(H, windows) uint8: how many strokes begin in each row of each window, one window every STEP_PIXELS."""
+    starts = strokes.view(np.uint8).copy()
+    starts[:, 1:] &= ~strokes.view(np.uint8)[:, :-1]
+    num_steps = strokes.shape[1] // STEP_PIXELS
+    parts = [starts[:, k : num_steps * STEP_PIXELS : STEP_PIXELS] for k in range(STEP_PIXELS)]
+    steps = reduce(np.add, parts)  # (H, num_steps)
+    steps_of_window = WINDOW_PIXELS // STEP_PIXELS
+    num_windows = num_steps - steps_of_window + 1
+    return reduce(np.add, [steps[:, k : k + num_windows] for k in range(steps_of_window)])
 
 
 def _strokes(grey: np.ndarray) -> np.ndarray:

@@ -91,14 +91,14 @@ def _state(
     place = clean(place) or None
     anatomy = clean(anatomy) or None
     if anatomy:
-        laterality, anatomy = _split_side(laterality, anatomy)
+        laterality, anatomy = _split_side(laterality, anatomy, finding)
     if anatomy and (names_organ(place or "", anatomy) or (place is None and names_organ(finding, anatomy))):
         # "in the right lung" is worth saying of a pulmonary nodule; "of the pleura" of a pleural effusion is not
         anatomy = anatomy if place is None and laterality in ("left", "right") and _is_paired(anatomy) else None
     if place and is_image_place(place):
         anatomy = None
     elif place:
-        side, rest = _split_side(laterality, place)
+        side, rest = _split_side(laterality, place, finding)
         if not (is_image_place(rest) or _is_named(rest)) and (anatomy is None or _SIDED_PLACES.match(rest)):
             laterality, place = side, rest
     return Statement(
@@ -210,8 +210,9 @@ def list_impressions(regions: Sequence[RegionRecord]) -> list[Statement]:
 
 
 def _in_order(counts: Counter[Statement]) -> list[tuple[Statement, str]]:
-    """The statements with their counts in words: denials last, then by count, then by words."""
-    ordered = sorted(counts.items(), key=lambda item: (item[0].is_negated, item[1], item[0].parts()))
+    """The statements with their counts in words: denials last, then by count, then by words; no denial is counted."""
+    said = {statement: 1 if statement.is_negated else count for statement, count in counts.items()}
+    ordered = sorted(said.items(), key=lambda item: (item[0].is_negated, item[1], item[0].parts()))
     return [(statement, count_in_words(count)) for statement, count in ordered]
 
 
@@ -300,10 +301,11 @@ def names_organ(text: str, anatomy: str) -> bool:
     return any(re.search(rf"\b{re.escape(stem)}", text) for stem in stems)
 
 
-def _split_side(laterality: str | None, name: str) -> tuple[str | None, str]:
-    """(side, the rest of `name`) where it starts with a side that `laterality` does not contradict; else both as is."""
+def _split_side(laterality: str | None, name: str, finding: str) -> tuple[str | None, str]:
+    """(side, the rest of `name`) where it starts with a side and nothing else names one; else both as they are."""
     side, _, rest = name.partition(" ")
-    return (side, rest) if rest and side in ("left", "right") and laterality in (None, side) else (laterality, name)
+    is_side = bool(rest) and side in ("left", "right") and laterality in (None, side)
+    return (side, rest) if is_side and not {"left", "right"} & set(finding.split()) else (laterality, name)
 
 
 def _is_paired(anatomy: str) -> bool:

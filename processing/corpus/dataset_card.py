@@ -69,7 +69,7 @@ def render_card(corpus: BuiltCorpus, repo_id: str | None = None) -> str:
         drop_near=manifest["options"]["drop_near"],
         load_arguments=_load_arguments(corpus, repo_id),
         first_split=corpus.splits()[0],
-        folder=repo_id.rpartition("/")[2] if repo_id else corpus.folder.name,
+        folder=repo_id.rpartition("/")[2] if repo_id else manifest["name"],
     )
 
 
@@ -127,5 +127,5 @@ def _load_arguments(corpus: BuiltCorpus, repo_id: str | None) -> str:
     """The arguments of `load_dataset` in the example."""
     if repo_id:
         return f'"{repo_id}"'
-    files = ", ".join(f'"{split}": "{corpus.folder.name}/data/{split}-*.parquet"' for split in corpus.splits())
+    files = ", ".join(f'"{split}": "{corpus.manifest["name"]}/data/{split}-*.parquet"' for split in corpus.splits())
     return f'"parquet", data_files={{{files}}}'

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regionmed_clip.processing.corpus.perceptual_hash import near_pairs
+from regionmed_clip.processing.corpus.perceptual_hash import near_pairs_of_words
+from regionmed_clip.processing.corpus.scan import ScanIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,11 @@ class Decisions:
     num_moved: int
 
 
-def decide(index: np.ndarray, *, drop_near: bool = False) -> Decisions:
-    """What to keep, and in which split.
+def decide(index: ScanIndex, *, drop_near: bool = False) -> Decisions:
+    """What to keep, and in which split; at most about 32 bytes an image are held in memory at once.
 
     Args:
-        index: (N,) of scan.INDEX_TYPE, in practice a memory map; at most 32 bytes an image are held in memory at once.
+        index: of the scan.
         drop_near: drop every near duplicate of an image that is kept, instead of keeping it in the same split.
     """
     is_kept = np.ones(len(index), dtype=bool)
@@ -50,16 +51,17 @@ def decide(index: np.ndarray, *, drop_near: bool = False) -> Decisions:
         is_kept[second] = False
         groups.join(first, second)
         duplicates.append(Duplicate("exact", first, second, is_dropped=True))
-    for first, second in _equal_neighbours(index["patient"]):
+    for first, second in _equal_neighbours(index.column("patient")):
         groups.join(first, second)
-    near = sorted(pair for pair in near_pairs(index["phash"]) if is_kept[pair[0]] and is_kept[pair[1]])
+    found = near_pairs_of_words((index.column("phash"), index.fine_words()))
+    near = sorted(pair for pair in found if is_kept[pair[0]] and is_kept[pair[1]])
     near.sort(key=lambda pair: pair[1])  # by the later image: whether it goes depends on earlier ones alone
     for first, second, fine_bits in near:
         groups.join(first, second)
         if drop_near and is_kept[first]:
             is_kept[second] = False
         duplicates.append(Duplicate("near", first, second, drop_near and not is_kept[second], fine_bits))
-    wished = np.array(index["split"])
+    wished = index.column("split")
     split = groups.largest(wished)
     return Decisions(is_kept, split, duplicates, int(((split != wished) & is_kept).sum()))
 
@@ -94,18 +96,18 @@ class _Groups:
         return position
 
 
-def _exact_pairs(index: np.ndarray) -> Iterator[tuple[int, int]]:
+def _exact_pairs(index: ScanIndex) -> Iterator[tuple[int, int]]:
     """(first, later) positions of images with equal bytes, by the scan's order."""
     firsts: dict[int, int] = {}
-    for first, second in _equal_neighbours(index["sha256_start"]):
+    for first, second in _equal_neighbours(index.column("sha256_start")):
         root = firsts.setdefault(second, firsts.get(first, first))
-        if index["sha256"][root] == index["sha256"][second]:
+        if index.sha256(root) == index.sha256(second):
             yield root, second
 
 
 def _equal_neighbours(values: np.ndarray) -> Iterator[tuple[int, int]]:
     """(earlier, later) positions that follow each other among those of one value; 0 stands for "unknown"."""
     order = np.argsort(values, kind="stable")
-    is_equal = np.array(values[order[1:]] == values[order[:-1]]) & (np.array(values[order[1:]]) != 0)
-    for place in np.flatnonzero(is_equal):
+    ordered = values[order]
+    for place in np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)):
         yield int(order[place]), int(order[place + 1])

@@ -56,7 +56,8 @@ def _know(
     """The facts with the side taken from the place, the organ or the finding where it is not stated apart."""
     finding, place, anatomy = clean(finding), clean(place), clean(anatomy)
     sides = set(_SIDES.findall(f"{finding} {anatomy} {'' if is_image_place(place) else place}"))
-    side = laterality or (sides.pop() if len(sides) == 1 else None)
+    sides.update((laterality,) if laterality else ())
+    side = sides.pop() if len(sides) == 1 else None  # where a record names two, it is not known which holds
     where = place if is_image_place(place) else _without_side(place)
     return Facts(
         finding=canonical_finding(finding),
@@ -88,13 +89,15 @@ def is_false(claim: Facts, known: Sequence[Facts]) -> bool:
     """True where the claim is surely false of an image of which all regions are known.
 
     A denial is false if a certain region entails what it denies. What is claimed to be there is false if a region
-    denies it, or if every region that is there differs from it in a stated attribute.
+    denies it, or if every region that is there differs from it in a stated attribute. Where regions contradict each
+    other, what one of them says is not false.
     """
+    is_denied = any(_denies(fact, claim) for fact in known)
     if claim.is_negated:
-        return any(_affirms(fact, claim) for fact in known)
+        return not is_denied and any(_affirms(fact, claim) for fact in known)
     if any(entails(fact, claim) for fact in known):
         return False
-    return any(_denies(fact, claim) for fact in known) or all(_differs(fact, claim) for fact in known)
+    return is_denied or all(_differs(fact, claim) for fact in known)
 
 
 def _affirms(known: Facts, denial: Facts) -> bool:
@@ -104,7 +107,7 @@ def _affirms(known: Facts, denial: Facts) -> bool:
 
 
 def _denies(known: Facts, claim: Facts) -> bool:
-    """True where the claim is of a kind that is denied: "no pneumothorax" denies a large one."""
+    """True where what the claim says, or denies, is of a kind that is denied: "no pneumothorax" denies a large one."""
     return known.is_negated and known.finding == claim.finding and _says_no_more(claim, known)
 
 

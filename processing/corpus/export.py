@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,10 @@ class ExportWriter(Protocol):
 
     def finish(self) -> list[str]:
         """Lines on what the format could not hold, after completing the files."""
+        ...
+
+    def close(self) -> None:
+        """Nothing; lets go of open files, also where the export failed."""
         ...
 
 
@@ -72,13 +77,13 @@ def export_corpus(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        writer = FORMATS[export_format](temporary, tar_megabytes)
-        with tqdm(total=num_images, desc="exporting", unit="image", disable=not show_progress) as progress:
-            for split in splits:
-                for row in corpus.rows(split):
-                    writer.add(split, row)
-                    progress.update()
-        notes = writer.finish()
+        with closing(FORMATS[export_format](temporary, tar_megabytes)) as writer:
+            with tqdm(total=num_images, desc="exporting", unit="image", disable=not show_progress) as progress:
+                for split in splits:
+                    for row in corpus.rows(split):
+                        writer.add(split, row)
+                        progress.update()
+            notes = writer.finish()
         os.replace(temporary, output)  # onto nothing or an empty folder
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -75,10 +75,15 @@ class CocoWriter:
                     file.write(f',\n"{name}": [')
                     file.writelines(items)
                     file.write("\n]")
-                    items.close()
                     Path(items.name).unlink()
                 file.write("}\n")
         return [f"Left out: {self.num_denied:,} regions that deny a finding."] if self.num_denied else []
+
+    def close(self) -> None:
+        """Nothing; closes the parts."""
+        for part in self._splits.values():
+            part.images.close()
+            part.annotations.close()
 
     def _open(self, split: str) -> _Split:
         """The parts of a split's file, opened."""

@@ -82,7 +82,6 @@ class FolderWriter:
     def finish(self) -> list[str]:
         """Lines on what the rows could not hold, after writing every SOURCE.md."""
         for name, source in self._sources.items():
-            source.file.close()
             several = "several, see meta.license of each row"
             license_name = next(iter(source.licenses)) if len(source.licenses) == 1 else several
             text = (
@@ -96,6 +95,11 @@ class FolderWriter:
             (self.num_windows, "windows of images with more than 8 bits"),
         )
         return [f"Only in meta, not read back: {number:,} {what}." for number, what in held_by_meta if number]
+
+    def close(self) -> None:
+        """Nothing; closes the files of all sources."""
+        for source in self._sources.values():
+            source.file.close()
 
     def _open(self, name: str) -> _SourceFolder:
         """The folder of a source, made and opened."""

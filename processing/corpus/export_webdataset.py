@@ -46,16 +46,20 @@ class WebDatasetWriter:
         self._num_bytes += size
 
     def finish(self) -> list[str]:
-        """Nothing that the format cannot hold; the last tar file is closed."""
+        """No line: the format holds everything."""
+        self.close()
+        return []
+
+    def close(self) -> None:
+        """Nothing; closes the last tar file."""
         if self._tar is not None:
             self._tar.close()
-        return []
 
     def _begin(self, split: str) -> None:
         """Nothing; closes the tar file and begins the split's next one."""
-        self.finish()
+        self.close()
         number = self._num_tars.get(split, 0)
         self._num_tars[split] = number + 1
         path = self.folder / f"{split}-{number:05d}.tar"
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (`finish` closes it)
+        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115  (`close` closes it)
         self._num_bytes = 2 * _BLOCK  # the end of the archive

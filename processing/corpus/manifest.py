@@ -13,6 +13,7 @@ import numpy as np
 from regionmed_clip.processing.corpus.built_corpus import FORMAT
 from regionmed_clip.processing.corpus.duplicates import Decisions
 from regionmed_clip.processing.corpus.records import SPLITS
+from regionmed_clip.processing.corpus.scan import ScanIndex
 from regionmed_clip.processing.corpus.sources import Source
 from regionmed_clip.processing.corpus.sources.registry import SourceSpec, about_source
 
@@ -20,7 +21,7 @@ from regionmed_clip.processing.corpus.sources.registry import SourceSpec, about_
 def make_manifest(
     options: Mapping[str, Any],
     opened: Sequence[tuple[SourceSpec, Source]],
-    index: np.ndarray,
+    index: ScanIndex,
     decisions: Decisions,
     shards_of_split: Mapping[str, list[dict[str, Any]]],
     num_bad_of_source: Mapping[str, int],
@@ -30,13 +31,13 @@ def make_manifest(
     Args:
         options: of the build.
         opened: its sources with their specs, in the order of the index's `source`.
-        index: (N,) of scan.INDEX_TYPE.
+        index: of the scan.
         decisions: what was kept, and in which split.
         shards_of_split: the entries of the written shards.
         num_bad_of_source: quarantined items by name of the source.
     """
     kinds = [pair.kind for pair in decisions.duplicates]
-    source_of_image = np.array(index["source"])
+    source_of_image = index.column("source")
     dropped = [pair.second for pair in decisions.duplicates if pair.kind == "exact"]
     num_exact = np.bincount(source_of_image[np.array(dropped, dtype=np.int64)], minlength=len(opened))
     return {
@@ -88,10 +89,10 @@ def _about(spec: SourceSpec, source: Source) -> dict[str, str]:
     }
 
 
-def _counts(index: np.ndarray, chosen: np.ndarray) -> dict[str, int]:
+def _counts(index: ScanIndex, chosen: np.ndarray) -> dict[str, int]:
     """How many images, regions and questions are chosen."""
     return {
         "num_images": int(chosen.sum()),
-        "num_regions": int(index["num_regions"][chosen].sum(dtype=np.int64)),
-        "num_questions": int(index["num_questions"][chosen].sum(dtype=np.int64)),
+        "num_regions": int(index.column("num_regions")[chosen].sum(dtype=np.int64)),
+        "num_questions": int(index.column("num_questions")[chosen].sum(dtype=np.int64)),
     }

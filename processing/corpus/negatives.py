@@ -89,23 +89,20 @@ def write_negatives(record: StudyRecord, seed: int = 0, max_per_region: int = 8)
     known = tuple(dict.fromkeys(know(region) for region in record.regions))
     own_words = {region.description.lower() for region in record.regions}
     statements = dict.fromkeys(state_region(region) for region in record.regions)
-    false_of = {statement: _false_candidates(statement, part, known, own_words) for statement in statements}
+    true_keys = {statement_key(statement) for statement in statements}
+    false_of = {
+        statement: [
+            candidate
+            for candidate in list_candidates(statement, part)
+            if candidate.key not in true_keys and candidate.text not in own_words and is_false(candidate.facts, known)
+        ]
+        for statement in statements
+    }
     negatives = []
     for index, region in enumerate(record.regions):
         for candidate in _take_turns(false_of[state_region(region)], choice)[:max_per_region]:
             negatives.append(NegativeRecord(candidate.text, candidate.key, candidate.changed, index))
     return (*negatives, *_image_negatives(record, part, known, false_of, choice))
-
-
-def _false_candidates(
-    statement: Statement, part: str | None, known: Sequence[Facts], own_words: set[str]
-) -> list[Candidate]:
-    """The candidates of a region that are false of an image with the facts `known`, in none of the image's own words."""
-    return [
-        candidate
-        for candidate in list_candidates(statement, part)
-        if candidate.text not in own_words and is_false(candidate.facts, known)
-    ]
 
 
 @lru_cache(maxsize=8192)

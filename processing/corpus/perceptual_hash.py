@@ -25,6 +25,7 @@ HEX_DIGITS = 16 * NUM_WORDS
 DRAFT_SIDE = 2 * SIDE  # a JPEG is decoded at a reduced scale that keeps at least so many pixels
 NEAR_COARSE_BITS, NEAR_FINE_BITS = 4, 20  # up to so many may differ in near duplicates
 _NUMERIC_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+Words = tuple[np.ndarray, np.ndarray]  # coarse (N,) and fine (N, 4), uint64
 _BLOCK = 1024  # hashes compared at once with the others of their bucket
 
 
@@ -69,8 +70,6 @@ def near_pairs(
     """Every (i, j, fine bits that differ) of near hashes, each pair once, in an order set by the hashes alone.
 
     An image of one flat tone is near to none: it shows nothing by which to tell.
-    Exact, by the pigeonhole principle: of max_coarse_bits + 1 bands of two near coarse words at least one is equal, so
-    only hashes within a bucket of a band are compared. Memory: 24 bytes a hash if `hashes` is a memory map.
 
     Args:
         hashes: (M, 5) uint64.
@@ -81,12 +80,30 @@ def near_pairs(
     Raises:
         ValueError: a number of bits is out of its range.
     """
+    parted = None if others is None else (others[:, 0], others[:, 1:])
+    return near_pairs_of_words(
+        (hashes[:, 0], hashes[:, 1:]), parted, max_coarse_bits=max_coarse_bits, max_fine_bits=max_fine_bits
+    )
+
+
+def near_pairs_of_words(
+    hashes: Words,
+    others: Words | None = None,
+    *,
+    max_coarse_bits: int = NEAR_COARSE_BITS,
+    max_fine_bits: int = NEAR_FINE_BITS,
+) -> Iterator[tuple[int, int, int]]:
+    """The pairs of `near_pairs`, of hashes given as (coarse (M,), fine (M, 4)), where fine may be a memory map.
+
+    Exact, by the pigeonhole principle: of max_coarse_bits + 1 bands of two near coarse words at least one is equal, so
+    only hashes within a bucket of a band are compared. Memory: 24 bytes a hash beside the words.
+    """
     if not (0 <= max_coarse_bits <= 15 and 0 <= max_fine_bits <= 256):
         raise ValueError(
             f"max_coarse_bits is {max_coarse_bits} and max_fine_bits {max_fine_bits}; they must be 0 to 15 and 0 to "
             f"256. {NEAR_COARSE_BITS} and {NEAR_FINE_BITS} are the defaults."
         )
-    search = _Search(hashes, hashes if others is None else others, others is None, max_coarse_bits, max_fine_bits)
+    search = _Search(hashes, others, max_coarse_bits, max_fine_bits)
     for band in range(max_coarse_bits + 1):
         yield from search.pairs_of_band(band)
 
@@ -100,12 +117,10 @@ def count_bits(values: np.ndarray) -> np.ndarray:
 class _Search:
     """One search for near pairs; see `near_pairs`."""
 
-    def __init__(
-        self, hashes: np.ndarray, others: np.ndarray, is_within: bool, max_coarse_bits: int, max_fine_bits: int
-    ) -> None:
-        self.hashes, self.others, self.is_within = hashes, others, is_within
-        self.coarse = np.array(hashes[:, 0])
-        self.other_coarse = self.coarse if is_within else np.array(others[:, 0])
+    def __init__(self, hashes: Words, others: Words | None, max_coarse_bits: int, max_fine_bits: int) -> None:
+        self.is_within = others is None
+        self.coarse, self.fine = hashes
+        self.other_coarse, self.other_fine = hashes if others is None else others
         self.max_coarse_bits, self.max_fine_bits = max_coarse_bits, max_fine_bits
         self.bands = _bands(max_coarse_bits + 1)
 
@@ -140,7 +155,7 @@ class _Search:
             i, j = (side[found] for side, found in zip((rows, block), np.nonzero(is_candidate)))
             for part in range(0, len(i), _BLOCK):
                 firsts, seconds = i[part : part + _BLOCK], j[part : part + _BLOCK]
-                fine_bits = count_bits(self.hashes[firsts, 1:] ^ self.others[seconds, 1:]).sum(axis=1)
+                fine_bits = count_bits(self.fine[firsts] ^ self.other_fine[seconds]).sum(axis=1)
                 for near in np.flatnonzero(fine_bits <= self.max_fine_bits):
                     yield int(firsts[near]), int(seconds[near]), int(fine_bits[near])
 
@@ -148,7 +163,8 @@ class _Search:
 def _sorted_by(coarse: np.ndarray, mask: np.uint64) -> tuple[np.ndarray, np.ndarray]:
     """The order that sorts coarse words by their masked bits, and those bits in it; flat images (0) are left out."""
     order = np.argsort(coarse & mask, kind="stable")
-    order = order[coarse[order] != 0]
+    if (coarse == 0).any():
+        order = order[coarse[order] != 0]
     return order, coarse[order] & mask
 
 

@@ -89,17 +89,17 @@ def plan_push(
 def push_corpus(corpus: BuiltCorpus, plan: PushPlan) -> str:
     """The address of the commit, after creating the repository if needed and uploading the files of the plan.
 
-    The token is the one that `hf auth login`, or HF_TOKEN, gives. An existing repository keeps its visibility; shards in
-    it that are not of this corpus are removed by the same commit, or the viewer would mix them in.
+    The token is the one that `hf auth login`, or HF_TOKEN, gives. An existing repository keeps its visibility. Shards
+    in it that are not of this corpus are removed by the same commit, or the viewer would mix them in.
 
     Raises:
         ValueError: the Hub refuses, the repository exists and is public against the plan, or what arrived differs.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api = HfApi()
+    transport_error = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or, by version, httpx2: also no connection
     try:
         api.create_repo(plan.repo_id, repo_type="dataset", private=not plan.is_public, exist_ok=True)
         if not plan.is_public and not api.repo_info(plan.repo_id, repo_type="dataset").private:
@@ -114,7 +114,7 @@ def push_corpus(corpus: BuiltCorpus, plan: PushPlan) -> str:
             commit_message=f"Corpus {corpus.revision}",
         )
         _check_arrival(api, corpus, plan.repo_id, commit.oid)
-    except (httpx.HTTPError, LocalTokenNotFoundError) as error:
+    except (transport_error, LocalTokenNotFoundError) as error:
         raise ValueError(
             f"the push to {plan.repo_id} failed: {error}. Log in by `hf auth login` with a token that may write there, "
             "and push again: shards that are there already are not sent twice."
@@ -146,8 +146,8 @@ def _check_arrival(api: Any, corpus: BuiltCorpus, repo_id: str, commit: str) -> 
     wrong = sorted(name for name, sha256 in wanted.items() if found.get(name) != sha256)
     if wrong:
         raise ValueError(
-            f"{joined(wrong)} on {repo_id} at {commit} are not the shards of {corpus.folder}. Push again; if it stays so, "
-            "delete the repository first."
+            f"{joined(wrong)} on {repo_id} at {commit} are not the shards of {corpus.folder}. Push again; if it stays "
+            "so, delete the repository first."
         )
 
 

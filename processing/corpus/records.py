@@ -2,12 +2,16 @@
 
 Boxes are (x0, y0, x1, y1) in pixels of the original image, origin top-left, half-open: x1 and y1 lie just outside.
 Laterality is always the PATIENT's side; a place such as "upper left" is read in the image frame.
+
+A field's type is annotated with its description and, where it takes one of a few values, with these:
+docs/data_contract.md is made from them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
@@ -23,15 +27,10 @@ NEGATIVE_CHANGES = ("laterality", "place", "size", "severity", "negation", "find
 
 @dataclass(frozen=True, slots=True)
 class MaskRle:
-    """A mask as COCO uncompressed run lengths: column-major, the first run counts zeros (it may be 0 long).
+    """A mask as COCO uncompressed run lengths: column-major, the first run counts zeros (it may be 0 long)."""
 
-    Attributes:
-        size: (height, width) in pixels.
-        counts: lengths of the alternating runs of zeros and ones; they sum to height * width.
-    """
-
-    size: tuple[int, int]
-    counts: tuple[int, ...]
+    size: Annotated[tuple[int, int], "height and width in pixels"]
+    counts: Annotated[tuple[int, ...], "lengths of the runs of zeros and ones in turn; they sum to height * width"]
 
     def __post_init__(self) -> None:
         height, width = self.size
@@ -91,93 +90,79 @@ class MaskRle:
 class RegionRecord:
     """One annotated region; attributes that are not known are None and no text may state them."""
 
-    box: tuple[float, float, float, float]
-    finding: str
-    anatomy: str | None = None
-    laterality: str | None = None
-    place: str | None = None
-    size: str | None = None
-    severity: str | None = None
-    certainty: str | None = None
-    is_negated: bool = False
-    description: str = ""
-    text_origin: str = "template"
-    mask_rle: MaskRle | None = None
+    box: Annotated[
+        tuple[float, float, float, float], "x0, y0, x1, y1 in pixels of the original image, origin top-left, half-open"
+    ]
+    finding: Annotated[str, "what the region shows: a noun phrase in lower case"]
+    anatomy: Annotated[str | None, "the organ or part of the body"] = None
+    laterality: Annotated[str | None, LATERALITIES, "the patient's side, not the picture's"] = None
+    place: Annotated[str | None, 'where in the organ ("upper zone"), or in the image frame ("upper left")'] = None
+    size: Annotated[str | None, SIZES, "as the source grades it"] = None
+    severity: Annotated[str | None, SEVERITIES, "as the source grades it"] = None
+    certainty: Annotated[str | None, CERTAINTIES, "how sure the source is; null is read as definite"] = None
+    is_negated: Annotated[bool, "whether the finding is stated to be absent"] = False
+    description: Annotated[str, "text of the region; empty: written by template from the attributes"] = ""
+    text_origin: Annotated[str, TEXT_ORIGINS, "who wrote the description: a program or the source"] = "template"
+    mask_rle: Annotated[MaskRle | None, "the region's pixels, in the size of the image"] = None
 
 
 @dataclass(frozen=True, slots=True)
 class QARecord:
     """A question about an image with its answer; kind is "open", "closed" or a source's finer name."""
 
-    question: str
-    answer: str
-    kind: str
+    question: Annotated[str, "the question"]
+    answer: Annotated[str, "its answer"]
+    kind: Annotated[str, '"open", "closed" or a finer name of the source']
 
 
 @dataclass(frozen=True, slots=True)
 class TextRecord:
-    """One text of an image, or of one of its regions, as it may be trained on.
+    """One text of an image, or of one of its regions, as it may be trained on."""
 
-    Attributes:
-        level: one of TEXT_LEVELS.
-        text: the text.
-        key: hash of what the text states (text_keys.py); texts of equal keys mean the same.
-        region: index of the region it speaks of; None for a text of the whole image.
-        origin: "template" where a program wrote it from the record, "source" where the source did.
-    """
-
-    level: str
-    text: str
-    key: int
-    region: int | None = None
-    origin: str = "template"
+    level: Annotated[str, TEXT_LEVELS, "what kind of text it is"]
+    text: Annotated[str, "the text"]
+    key: Annotated[int, "63-bit hash of what the text states (text_keys.py); texts of equal keys mean the same"]
+    region: Annotated[int | None, "index of the region it speaks of; null: the whole image"] = None
+    origin: Annotated[str, TEXT_ORIGINS, "who wrote it: a program from the record, or the source"] = "template"
 
 
 @dataclass(frozen=True, slots=True)
 class NegativeRecord:
-    """A text that is false of its image by the record: the true text with one attribute changed.
+    """A text that is false of its image by the record: the true text with one attribute changed."""
 
-    Attributes:
-        text: the false text.
-        key: hash of what it states; it differs from the keys of all true texts of the image.
-        changed: the attribute that was changed, one of NEGATIVE_CHANGES.
-        region: index of the region whose text was changed; None for a text of the whole image.
-    """
-
-    text: str
-    key: int
-    changed: str
-    region: int | None = None
+    text: Annotated[str, "the false text"]
+    key: Annotated[int, "63-bit hash of what it states; it differs from the keys of all true texts of the image"]
+    changed: Annotated[str, NEGATIVE_CHANGES, "what was changed"]
+    region: Annotated[int | None, "index of the region whose text was changed; null: the whole image"] = None
 
 
 @dataclass(frozen=True, slots=True)
 class StudyRecord:
-    """One image with everything known of it; `image` is the encoded bytes or a path, `sha256` that of the bytes.
+    """One image with everything known of it."""
 
-    `window` is (low, high) in stored pixel values, shown as black and white; None for 8-bit images and where the whole
-    range is meant.
-    """
-
-    image_id: str
-    image: bytes | str
-    width: int
-    height: int
-    modality: str
-    anatomy: str | None
-    view: str | None
-    caption: str
-    findings: str
-    impression: str
-    regions: tuple[RegionRecord, ...]
-    qa: tuple[QARecord, ...]
-    patient_id: str | None
-    split: str
-    source: str
-    source_revision: str
-    license: str
-    sha256: str
-    text_origin: str = "template"
-    window: tuple[float, float] | None = None
+    image_id: Annotated[str, "unique within its source"]
+    image: Annotated[bytes | str, "the encoded image file, or its path"]
+    width: Annotated[int, "pixels"]
+    height: Annotated[int, "pixels"]
+    modality: Annotated[str, 'kind of image, such as "chest radiograph"']
+    anatomy: Annotated[str | None, "part of the body"]
+    view: Annotated[str | None, 'such as "frontal" or "axial"']
+    caption: Annotated[str, "text of the image; never empty"]
+    findings: Annotated[str, "findings section of a report; may be empty"]
+    impression: Annotated[str, "impression section of a report; may be empty"]
+    regions: Annotated[tuple[RegionRecord, ...], "the annotated regions; none does not mean normal"]
+    qa: Annotated[tuple[QARecord, ...], "questions about the image with their answers"]
+    patient_id: Annotated[str | None, "the source's own pseudonym; all images of a patient are in one split"]
+    split: Annotated[str, SPLITS, "the source's own split, or one by a hash of the patient"]
+    source: Annotated[str, "name of the source"]
+    source_revision: Annotated[str, "release of the source and hash of its annotations"]
+    license: Annotated[str, "short name of the licence of image and annotations"]
+    sha256: Annotated[str, "64 hex digits, of the bytes of the image file"]
+    text_origin: Annotated[str, TEXT_ORIGINS, "who wrote caption, findings and impression"] = "template"
+    window: Annotated[
+        tuple[float, float] | None,
+        "low and high in stored pixel values, shown as black and white; null: the whole range, or an 8-bit image",
+    ] = None
 
     def check(self) -> None:
         """Nothing; raises ValueError naming the image, the region, the value, the rule and the way out."""

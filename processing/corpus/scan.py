@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,10 @@ from regionmed_clip.processing.corpus.perceptual_hash import NUM_WORDS, hash_of_
 from regionmed_clip.processing.corpus.records import SPLITS, StudyRecord
 from regionmed_clip.processing.corpus.sources import BadItem, Source
 from regionmed_clip.processing.corpus.splits import patient_key
+from regionmed_clip.processing.corpus.staging import RowWriter, temporary_name
 from regionmed_clip.processing.image_errors import DECODE_ERRORS
 
 ITEMS_OF_CHUNK = 512
-_ROWS_OF_BATCH = 32  # held in memory before they are written
 INDEX_TYPE = np.dtype(
     [
         ("order", "<u8"),  # hash of seed and image id: its rank is the place in the shuffled corpus
@@ -79,42 +78,42 @@ def bad_path(work: Path, number: int) -> Path:
     return work / f"scan/{number:06d}.bad.jsonl"
 
 
-class RowWriter:
-    """Writes rows to an Arrow file, a few at a time; the file gets its name when it is closed."""
+class ScanIndex:
+    """The indexes of all chunks, read a column at a time: 8 bytes an image of an 8-byte column, not the whole.
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._schema = path, schema
-        self._temporary = temporary_name(path)
-        self._file = pa.OSFile(str(self._temporary), "wb")
-        self._writer = pa.ipc.new_file(self._file, schema)
-        self._batch: list[dict[str, Any]] = []
+    Args:
+        paths: the index files in the order of the chunks.
+        fine_path: where the fine words of the hashes are joined in one file, read only where two images are compared.
+    """
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Nothing; the row is written with those beside it."""
-        self._batch.append(row)
-        if len(self._batch) == _ROWS_OF_BATCH:
-            self._write_batch()
+    def __init__(self, paths: Sequence[Path], fine_path: Path) -> None:
+        self._paths, self._fine_path = paths, fine_path
+        self.starts = np.cumsum([0, *(len(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths)])
 
-    def close(self) -> None:
-        """Nothing; the file is whole from now on."""
-        self._write_batch()
-        self._writer.close()
-        self._file.close()
-        self._temporary.rename(self._path)
+    def __len__(self) -> int:
+        return int(self.starts[-1])
 
-    def __enter__(self) -> RowWriter:
-        return self
+    def column(self, name: str) -> np.ndarray:
+        """One column of all images, in the order of the scan; of "phash" the coarse word."""
+        whole = np.empty(len(self), dtype=INDEX_TYPE["phash"].subdtype[0] if name == "phash" else INDEX_TYPE[name])
+        for start, path in zip(self.starts, self._paths):
+            part = np.load(path, allow_pickle=False)[name]
+            whole[start : start + len(part)] = part[:, 0] if name == "phash" else part
+        return whole
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._file.close()
+    def sha256(self, position: int) -> bytes:
+        """The sha256 of an image, in hex."""
+        chunk = int(np.searchsorted(self.starts, position, "right")) - 1
+        part = np.load(self._paths[chunk], mmap_mode="r", allow_pickle=False)
+        return bytes(part["sha256"][position - self.starts[chunk]])
 
-    def _write_batch(self) -> None:
-        if self._batch:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._batch, self._schema))
-            self._batch = []
+    def fine_words(self) -> np.ndarray:
+        """(N, 4) uint64: the fine words of the hashes, as a memory map of a file of their own."""
+        shape = (len(self), NUM_WORDS - 1)
+        with self._fine_path.open("wb") as file:
+            for path in self._paths:
+                file.write(np.load(path, allow_pickle=False)["phash"][:, 1:].tobytes())
+        return np.memmap(self._fine_path, dtype="<u8", mode="r", shape=shape) if len(self) else np.empty(shape, "<u8")
 
 
 def scan_chunk(work: Path, source: Source, chunk: Chunk, seed: int, schema: pa.Schema) -> int:
@@ -147,11 +146,6 @@ def write_lines(path: Path, bad: Sequence[BadItem]) -> None:
     lines = (json.dumps({"source": item.source, "item": item.key, "reason": item.reason}) + "\n" for item in bad)
     temporary.write_text("".join(lines), encoding="utf-8")
     temporary.rename(path)
-
-
-def temporary_name(path: Path) -> Path:
-    """A name beside `path` that no other process uses: a killed build may have left one that is still writing."""
-    return path.with_name(f"{path.name}.{os.getpid()}.partial")
 
 
 def hash_64(*parts: str) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from regionmed_clip.processing.corpus.manifest import write_whole
-from regionmed_clip.processing.corpus.scan import rows_path, temporary_name
 from regionmed_clip.processing.corpus.sources.source_files import sha256_of_file
+from regionmed_clip.processing.corpus.staging import StagedRows, temporary_name
 
 ROWS_OF_GROUP = 64  # a reader holds one row group; a batch of neighbours costs one read
-_OPEN_CHUNKS = 48  # memory maps kept open at once
+BYTES_OF_GROUP = 16_000_000  # of images; a row group of large ones has fewer rows
+ORDER_TYPE = np.dtype([("position", "<i8"), ("num_bytes", "<u4")])  # in the scan; of the encoded image
 _SUFFIX_OF_START = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"II": ".tif", b"MM": ".tif", b"BM": ".bmp"}
 
 
@@ -48,29 +48,23 @@ def plan_shards(split: str, num_images: int, num_bytes: int, shard_bytes: int) -
 
 
 def order_path(work: Path, split: str) -> Path:
-    """The positions of the images of a split, by the scan's order, in their shuffled order: (N,) int64."""
+    """The images of a split in their shuffled order: (N,) of ORDER_TYPE."""
     return work / f"order-{split}.npy"
 
 
-def starts_path(work: Path) -> Path:
-    """The scan position of the first image of every chunk, and the number of images: (chunks + 1,) int64."""
-    return work / "starts.npy"
-
-
-def write_shard(work: Path, out: Path, shard: Shard, schema: pa.Schema) -> dict[str, Any]:
+def write_shard(work: Path, out: Path, shard: Shard, staged: StagedRows, schema: pa.Schema) -> dict[str, Any]:
     """The manifest's entry of a shard, after writing its file; a shard with an entry on disk is not written again."""
     path = out / shard.path
     entry_path = work / "entries" / f"{PurePosixPath(shard.path).name}.json"
     if entry_path.is_file() and path.is_file():
         return json.loads(entry_path.read_text(encoding="utf-8"))
-    positions = np.load(order_path(work, shard.split), mmap_mode="r", allow_pickle=False)[shard.start : shard.stop]
-    starts = np.load(starts_path(work), allow_pickle=False)
+    order = np.load(order_path(work, shard.split), mmap_mode="r", allow_pickle=False)[shard.start : shard.stop]
+    positions, num_bytes = order["position"], order["num_bytes"]
     temporary = temporary_name(work / path.name)
     options = {"compression": _compression(schema), "use_dictionary": _dictionary_columns(schema)}
     with pq.ParquetWriter(temporary, schema, **options) as writer:
-        for start in range(0, len(positions), ROWS_OF_GROUP):
-            group = np.asarray(positions[start : start + ROWS_OF_GROUP])
-            writer.write_table(_group_table(work, group, starts, shard.split, schema), row_group_size=ROWS_OF_GROUP)
+        for start, stop in _groups(num_bytes):
+            writer.write_table(_group_table(staged, positions[start:stop], shard.split, schema))
     entry = {
         "path": shard.path,
         "num_images": shard.stop - shard.start,
@@ -82,47 +76,40 @@ def write_shard(work: Path, out: Path, shard: Shard, schema: pa.Schema) -> dict[
     return entry
 
 
-def take_rows(work: Path, positions: np.ndarray, starts: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-    """The staged rows at `positions` of the scan, in that order."""
-    chunks = np.searchsorted(starts, positions, "right") - 1
-    by_chunk = np.argsort(chunks, kind="stable")
-    edges = np.flatnonzero(np.diff(chunks[by_chunk])) + 1
-    parts = []
-    for members in np.split(by_chunk, edges):
-        chunk = int(chunks[members[0]])
-        table = _staged_table(rows_path(work, chunk))
-        table = table if columns is None else table.select(list(columns))
-        parts.append(table.take(positions[members] - starts[chunk]))
-    back = np.empty(len(positions), dtype=np.int64)
-    back[by_chunk] = np.arange(len(positions))
-    return pa.concat_tables(parts).take(back)
+def _groups(num_bytes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Ranges [start, stop) of rows for the row groups, given the sizes of their images."""
+    start = total = 0
+    for row, size in enumerate(num_bytes.tolist()):
+        if row > start and (row - start == ROWS_OF_GROUP or total + size > BYTES_OF_GROUP):
+            yield start, row
+            start, total = row, 0
+        total += size
+    if start < len(num_bytes):
+        yield start, len(num_bytes)
 
 
-@lru_cache(maxsize=_OPEN_CHUNKS)
-def _staged_table(path: Path) -> pa.Table:
-    """The staged rows of a chunk through a memory map."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def _group_table(work: Path, positions: np.ndarray, starts: np.ndarray, split: str, schema: pa.Schema) -> pa.Table:
+def _group_table(staged: StagedRows, positions: np.ndarray, split: str, schema: pa.Schema) -> pa.Table:
     """The rows of one row group with their final split and the bytes of their images."""
-    table = take_rows(work, positions, starts)
-    images = table.column("image").to_pylist()
-    identities = zip(table.column("image_id").to_pylist(), table.column("sha256").to_pylist(), strict=True)
-    finished = [_image_bytes(image, *identity) for image, identity in zip(images, identities, strict=True)]
+    table = staged.take(positions)
+    identities = zip(table.column("image_id").to_pylist(), table.column("sha256").to_pylist())
+    images = [
+        _image_of_row(content, *identity)
+        for content, identity in zip(staged.images(positions, table), identities, strict=True)
+    ]
     columns = {
-        "image": pa.array(finished, schema.field("image").type),
+        "image": pa.array(images, schema.field("image").type),
         "split": pa.array([split] * len(positions), schema.field("split").type),
     }
-    return pa.Table.from_arrays([columns.get(name, table.column(name)) for name in schema.names], schema=schema)
+    return pa.Table.from_arrays(
+        [columns[name] if name in columns else table.column(name) for name in schema.names], schema=schema
+    )
 
 
-def _image_bytes(image: dict[str, Any], image_id: str, sha256: str) -> dict[str, Any]:
+def _image_of_row(content: bytes, image_id: str, sha256: str) -> dict[str, Any]:
     """The image as bytes with a file name; ValueError where the file has changed since the scan."""
-    content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(
-            f"{image_id}: its file {image['path']} has changed during the build; the sources must stay as they are. "
+            f"{image_id}: its file has changed during the build; the sources must stay as they are. "
             "Delete the output folder and build again."
         )
     name = PurePosixPath(image_id).name

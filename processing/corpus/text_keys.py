@@ -78,9 +78,9 @@ def findings_key(regions: Sequence[RegionRecord], *, is_normal: bool = False) ->
     statements = count_full_statements(regions)
     if is_normal and not statements:
         return normal_key()
-    if not is_normal and all(statement in list_impressions(regions) for statement, _ in statements):
-        if all(count == "one" for _, count in statements):
-            return impression_key(regions)  # the findings say no more: "Cardiomegaly." is both
+    bare = list_impressions(regions)
+    if not is_normal and all(count == "one" and statement in bare for statement, count in statements):
+        return impression_key(regions)  # the findings say no more: "Cardiomegaly." is both
     said = _counted_parts(statements)
     return hash_meaning(("findings", "normal" if is_normal else "", *said))
 

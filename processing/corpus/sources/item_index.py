@@ -132,10 +132,9 @@ class ItemIndex:
 
     def _read(self, query: str, values: tuple = ()) -> sqlite3.Cursor:
         if self._connection is None or self._connection[0] != os.getpid():
-            self._connection = (
-                os.getpid(),
-                sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, check_same_thread=False),
-            )
+            address = f"{self.path.absolute().as_uri()}?mode=ro"
+            connection = sqlite3.connect(address, uri=True, check_same_thread=False)  # `datasets` reads in threads
+            self._connection = (os.getpid(), connection)
         return self._connection[1].execute(query, values)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ItemIndex:

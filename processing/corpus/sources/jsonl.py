@@ -78,7 +78,8 @@ class JsonlSource(IndexedSource):
         self.with_masks = with_masks
         self.check_layout()
         self._hash = _hash_of_file(self.path)
-        index_path = None if index_folder is None else index_folder / f"jsonl-{self.name}-{self._hash}.sqlite"
+        place = hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
+        index_path = None if index_folder is None else index_folder / f"jsonl-{place}-{self._hash}.sqlite"
         about_path = self.path.with_name("SOURCE.md")
         about = about_path.read_text(encoding="utf-8") if about_path.is_file() else ""
         self._license, self._modality = read_license(about), read_modality(about)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regionmed_clip.processing.corpus import build as build_module
 from regionmed_clip.processing.corpus.build import WORK_FOLDER, build_corpus
 from regionmed_clip.processing.corpus.built_corpus import BuiltCorpus
 from regionmed_clip.processing.corpus.shard_writer import ROWS_OF_GROUP, plan_shards
@@ -212,13 +213,19 @@ def test_two_sources_of_one_name_are_refused(tmp_path):
         build_corpus([PHANTOM, PHANTOM], tmp_path / "out", show_progress=False)
 
 
-def test_a_file_that_changes_during_the_build_is_noticed(tmp_path):
-    from regionmed_clip.processing.corpus.shard_writer import _image_bytes
-
-    path = tmp_path / "a.png"
-    path.write_bytes(b"other")
+def test_a_file_that_changes_during_the_build_is_noticed(tmp_path, monkeypatch):
+    root = write_source(tmp_path / "demo", many(4))
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "decide", stop)
+        with pytest.raises(InterruptedError):
+            build(root, tmp_path / "out")
+    Image.fromarray(noise(99)).save(root / "images/0001.png")
     with pytest.raises(ValueError, match="has changed during the build"):
-        _image_bytes({"bytes": None, "path": str(path)}, "demo/a.png", hashlib.sha256(b"first").hexdigest())
+        build(root, tmp_path / "out")
+
+
+def stop(*arguments, **options):
+    raise InterruptedError
 
 
 def test_rows_are_read_by_position_over_shards_and_row_groups(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from built_corpora import small_corpus, write_corpus, write_jsonl_source
+from tiny_corpora import small_corpus, write_corpus, write_jsonl_source
 
 from regionmed_clip.processing.corpus.corpus_source import CorpusSource, record_from_example
 from regionmed_clip.processing.corpus.data_spec import (

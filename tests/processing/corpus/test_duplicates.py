@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from regionmed_clip.processing.corpus.duplicates import decide
-from regionmed_clip.processing.corpus.scan import INDEX_TYPE
+from regionmed_clip.processing.corpus.scan import INDEX_TYPE, ScanIndex
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
 def index_of(images):
-    """The index of images given as (content, patient, split) or (content, patient, split, phash seed)."""
+    """Index entries of images given as (content, patient, split) or (content, patient, split, phash seed)."""
     index = np.zeros(len(images), dtype=INDEX_TYPE)
     for entry, (content, patient, split, *look) in zip(index, images):
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -25,8 +27,18 @@ def index_of(images):
     return index
 
 
+def decide_on(index, **options):
+    """The decisions on entries that lie in two chunk files."""
+    with tempfile.TemporaryDirectory() as folder:
+        half = len(index) // 2
+        paths = [Path(folder) / "0.npy", Path(folder) / "1.npy"]
+        for path, part in zip(paths, (index[:half], index[half:])):
+            np.save(path, part, allow_pickle=False)
+        return decide(ScanIndex(paths, Path(folder) / "fine.words"), **options)
+
+
 def test_of_equal_images_the_first_stays():
-    decisions = decide(index_of([("a", 0, TRAIN), ("b", 0, TRAIN), ("a", 0, TRAIN), ("a", 0, TRAIN)]))
+    decisions = decide_on(index_of([("a", 0, TRAIN), ("b", 0, TRAIN), ("a", 0, TRAIN), ("a", 0, TRAIN)]))
     assert decisions.is_kept.tolist() == [True, True, False, False]
     assert [(pair.kind, pair.first, pair.second) for pair in decisions.duplicates] == [("exact", 0, 2), ("exact", 0, 3)]
 
@@ -34,17 +46,17 @@ def test_of_equal_images_the_first_stays():
 def test_equal_starts_of_the_sha256_are_no_proof():
     index = index_of([("a", 0, TRAIN), ("b", 0, TRAIN)])
     index["sha256_start"] = 7
-    assert decide(index).is_kept.all()
+    assert decide_on(index).is_kept.all()
 
 
 def test_a_dropped_copy_still_says_where_its_group_goes():
-    decisions = decide(index_of([("a", 0, TRAIN), ("a", 0, TEST)]))
+    decisions = decide_on(index_of([("a", 0, TRAIN), ("a", 0, TEST)]))
     assert decisions.split.tolist() == [TEST, TEST]
     assert decisions.num_moved == 1
 
 
 def test_near_duplicates_share_the_stricter_split():
-    decisions = decide(index_of([("a", 0, TRAIN, 5), ("b", 0, VALIDATION, 5), ("c", 0, TRAIN, 6)]))
+    decisions = decide_on(index_of([("a", 0, TRAIN, 5), ("b", 0, VALIDATION, 5), ("c", 0, TRAIN, 6)]))
     assert decisions.split.tolist() == [VALIDATION, VALIDATION, TRAIN]
     assert decisions.is_kept.all()
     assert [(pair.kind, pair.is_dropped) for pair in decisions.duplicates] == [("near", False)]
@@ -52,7 +64,7 @@ def test_near_duplicates_share_the_stricter_split():
 
 def test_near_duplicates_are_dropped_on_demand():
     index = index_of([("a", 0, TRAIN, 5), ("b", 0, TRAIN, 5), ("c", 0, TRAIN, 5)])
-    decisions = decide(index, drop_near=True)
+    decisions = decide_on(index, drop_near=True)
     assert decisions.is_kept.tolist() == [True, False, False]
     assert all(pair.is_dropped for pair in decisions.duplicates)
 
@@ -60,7 +72,7 @@ def test_near_duplicates_are_dropped_on_demand():
 def test_links_reach_through_patients_and_copies():
     # 0 and 1 are one patient, 1 and 2 look alike, 2 and 3 are one patient, which is tested
     images = [("a", 1, TRAIN), ("b", 1, TRAIN, 9), ("c", 2, TRAIN, 9), ("d", 2, TEST), ("e", 3, TRAIN)]
-    assert decide(index_of(images)).split.tolist() == [TEST, TEST, TEST, TEST, TRAIN]
+    assert decide_on(index_of(images)).split.tolist() == [TEST, TEST, TEST, TEST, TRAIN]
 
 
 @given(
@@ -68,7 +80,7 @@ def test_links_reach_through_patients_and_copies():
 )
 def test_no_patient_and_no_pair_straddles_two_splits(images):
     index = index_of(images)
-    decisions = decide(index)
+    decisions = decide_on(index)
     for patient in range(1, 5):
         assert len(set(decisions.split[index["patient"] == patient].tolist())) <= 1
     for pair in decisions.duplicates:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from built_corpora import small_corpus, write_jsonl_source
+from tiny_corpora import small_corpus, write_jsonl_source
 
 from regionmed_clip.processing.corpus.medregion import MedRegion
 

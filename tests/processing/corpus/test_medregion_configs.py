@@ -7,8 +7,8 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
-from built_corpora import write_jsonl_source
 from corpus_fixtures import paint
+from tiny_corpora import write_jsonl_source
 
 from regionmed_clip.processing.corpus import medregion
 from regionmed_clip.processing.corpus.medregion import MedRegion

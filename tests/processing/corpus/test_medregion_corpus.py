@@ -11,9 +11,9 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from built_corpora import small_corpus
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
+from tiny_corpora import small_corpus
 from torch.utils.data import DataLoader
 
 from regionmed_clip.processing.corpus.medregion import MedRegion, corpus_features, corpus_schema

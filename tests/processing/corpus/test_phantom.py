@@ -17,7 +17,7 @@ from regionmed_clip.processing.corpus.phantoms.canvas import Dice, stamp_curve, 
 from regionmed_clip.processing.corpus.phantoms.findings import Layout
 from regionmed_clip.processing.corpus.phantoms.study import MODALITIES
 from regionmed_clip.processing.corpus.records import StudyRecord
-from regionmed_clip.processing.corpus.sources.phantom import PhantomSource, draw_phantom
+from regionmed_clip.processing.corpus.sources.phantom import ABOUT, PhantomSource, draw_phantom, open_sources
 
 
 @lru_cache(maxsize=1)
@@ -189,6 +189,28 @@ def test_splits_name_only_those_with_records():
     assert PhantomSource().num_records("train") == 6000
     with pytest.raises(ValueError, match="no split 'validation'"):
         PhantomSource().num_records("validation")
+
+
+def test_the_source_is_opened_with_options_as_texts():
+    (source,) = open_sources(None, num_train="5", num_test="0", seed="3", difficulty="0.25")
+    assert source == PhantomSource(5, 0, 3, 0.25)
+    assert list(source.read("train", 1, 3)) == list(source.records("train", 1, 3))
+    assert list(source.bad_items()) == []
+    assert set(ABOUT.options) == {"num_train", "num_test", "seed", "difficulty"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_train": "many"}, "num_train is 'many'; it must be a whole number from 0"),
+        ({"difficulty": "2"}, "difficulty is '2'; it must be a number from 0 to 1"),
+        ({"size": "2"}, "size is no option of phantom; the options are num_train, num_test, seed, difficulty"),
+        ({"root": "/data"}, "is drawn and takes no root"),
+    ],
+)
+def test_a_bad_option_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        open_sources(**options)
 
 
 def test_the_revision_names_seed_and_difficulty_but_not_the_number_of_records():

@@ -1,0 +1,142 @@
+"""Source `jsonl` as a source of corpora: bad rows are items, rows are indexed on disk, masks come by default."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import tracemalloc
+
+import pytest
+from corpus_fixtures import bad_items, paint, painted_box
+from tiny_corpora import write_jsonl_source
+
+from regionmed_clip.processing.corpus.sources.jsonl import ABOUT, JsonlSource, open_jsonl, open_sources
+
+
+def rewrite(folder, change):
+    """Applies `change` to the list of lines of the folder's annotations."""
+    path = folder / "annotations.jsonl"
+    lines = path.read_text().splitlines()
+    change(lines)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def changed(line, **fields):
+    return json.dumps(json.loads(line) | fields)
+
+
+@pytest.fixture
+def damaged_folder(tmp_path):
+    """Ten rows of which 1, 2, 3, 5 and 6 are bad in different ways, and a line that is no row."""
+    folder = write_jsonl_source(tmp_path / "demo", 10)
+    (folder / "images/001.png").write_bytes(b"no image")
+    (folder / "images/002.png").unlink()
+
+    def damage(lines):
+        lines[3] = changed(lines[3], boxes_xyxy=[[4, 1, 1, 5]])
+        lines[5] = changed(lines[5], split="holdout")
+        lines[6] = changed(lines[6], mask="nowhere.png")
+        lines.append("{")
+        lines.append(lines[7])
+
+    rewrite(folder, damage)
+    return folder
+
+
+def test_bad_rows_become_items_that_name_file_and_line_and_the_good_ones_still_come(damaged_folder):
+    (source,) = open_sources(damaged_folder)
+    found = bad_items(source)
+    told = {
+        "images/001.png": ("annotations.jsonl:2: ", "cannot be decoded"),
+        "images/002.png": ("annotations.jsonl:3: ", "does not exist"),
+        "images/003.png": ("annotations.jsonl:4: ", "x1 must exceed x0"),
+        "images/005.png": ("annotations.jsonl:6: ", "split is 'holdout'"),
+        "images/006.png": ("annotations.jsonl:7: ", "'nowhere.png' does not exist"),
+        "images/007.png": ("annotations.jsonl:12: ", "is already in line 8"),
+        "annotations.jsonl:11": ("annotations.jsonl:11: ", "a line holds one JSON object"),
+    }
+    assert set(found) == set(told)
+    for key, parts in told.items():
+        assert all(part in found[key] for part in parts), found[key]
+    good = [item.image_id for split in source.splits() for item in source.read(split) if not hasattr(item, "reason")]
+    assert sorted(good) == [f"demo/images/00{index}.png" for index in (0, 4, 8, 9)]
+
+
+def test_direct_reading_refuses_what_a_build_leaves_out(damaged_folder):
+    with pytest.raises(ValueError, match=r"annotations.jsonl:6: .*split is 'holdout'"):
+        JsonlSource(damaged_folder)
+    (source,) = open_sources(damaged_folder)
+    with pytest.raises(ValueError, match=r"annotations.jsonl:2: .*cannot be decoded"):
+        list(source.records("train"))
+
+
+def test_masks_are_read_unless_switched_off(tmp_path):
+    folder = write_jsonl_source(tmp_path / "demo", 3)
+    for options, has_mask in (({}, True), ({"masks": "true"}, True), ({"masks": "false"}, False)):
+        (source,) = open_sources(folder, **options)
+        (region,) = next(source.records("train")).regions
+        assert (region.mask_rle is not None) is has_mask
+    with pytest.raises(ValueError, match="masks is 'no'; it must be true or false"):
+        open_sources(folder, masks="no")
+    assert set(ABOUT.options) == {"masks"}
+
+
+def test_boxes_are_those_painted_in_the_images(tmp_path):
+    boxes_of_image = [[(0, 0, 7, 5), (10, 8, 40, 30)], [], [(3, 2, 4, 30)]]
+    rows = []
+    for index, boxes in enumerate(boxes_of_image):
+        paint(tmp_path / f"images/{index}.png", (40, 30), boxes)
+        row = {"image": f"images/{index}.png", "width": 40, "height": 30, "split": "test"}
+        rows.append(json.dumps(row | {"boxes_xyxy": boxes, "labels": ["nodule"] * len(boxes)}))
+    (tmp_path / "annotations.jsonl").write_text("\n".join(rows))
+    (source,) = open_sources(tmp_path)
+    for record, boxes in zip(source.records("test"), boxes_of_image, strict=True):
+        assert [region.box for region in record.regions] == boxes
+        assert [painted_box(record.image, index) for index in range(len(boxes))] == boxes
+
+
+def test_the_index_is_kept_and_found_again_until_the_rows_change(tmp_path):
+    folder, indexes = write_jsonl_source(tmp_path / "odd name #1?", 10), tmp_path / "indexes #1?"
+    indexes.mkdir()
+    (source,) = open_sources(folder, index_folder=indexes)
+    (path,) = indexes.iterdir()
+    written_at = path.stat().st_mtime_ns
+    (again,) = open_sources(folder, index_folder=indexes)
+    assert list(again.records("train")) == list(source.records("train"))
+    assert path.stat().st_mtime_ns == written_at
+    rewrite(folder, lambda lines: lines.pop(0))
+    (other,) = open_sources(folder, index_folder=indexes)
+    assert len(list(indexes.iterdir())) == 2
+    assert next(other.records("train")).image_id.endswith("001.png")
+
+
+def test_a_copy_outlives_the_source_and_a_pickled_one_reads_in_another_process(tmp_path):
+    source = JsonlSource(write_jsonl_source(tmp_path / "demo", 4))
+    expected = list(source.records("train"))
+    sent = pickle.loads(pickle.dumps(source))  # noqa: S301  (as processes that are spawned get it)
+    assert list(sent.records("train")) == expected
+    copied = copy.deepcopy(source)
+    del source
+    assert list(copied.records("train")) == expected
+
+
+def test_the_memory_does_not_grow_with_the_rows(tmp_path):
+    peaks = []
+    for number in (3000, 9000):  # the cache of the index is full from some 2,000 rows on
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        row = '{"image": "images/%06d.png", "patient_id": "%06d", "labels": ["' + "long " * 50 + '"]}\n'
+        (folder / "annotations.jsonl").write_text("".join(row % (index, index) for index in range(number)))
+        tracemalloc.start()
+        JsonlSource(folder)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 6000 < 32, peaks  # bytes a row
+
+
+def test_several_folders_are_several_sources(tmp_path):
+    for name in ("b", "a"):
+        write_jsonl_source(tmp_path / name, 2)
+    assert [source.name for source in open_sources(tmp_path)] == ["a", "b"]
+    assert [source.license for source in open_jsonl(tmp_path)] == ["CC0 1.0"] * 2
