@@ -32,7 +32,9 @@ MAY_IMPORT = {
 ENTRY_SCRIPT_MAY_IMPORT = (MODEL, PROCESSING, TRAIN, EVAL, CARDS)  # they only compose: docs/decisions.md
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ENTRY_SCRIPT_LINES, MAX_TRACKED_BYTES = 400, 60, 40, 500_000
-EXCUSED_LENGTHS: dict[str, str] = {}  # "path" or "path:function" -> why it is longer
+EXCUSED_LENGTHS: dict[str, str] = {  # "path" or "path:function" -> why it is longer
+    "processing/corpus/medregion.py": "one file that stands alone beside a corpus on the Hub (DESIGN.md section 7)",
+}
 
 
 def python_files(root: Path, *folders: str) -> Iterator[Path]:

@@ -31,7 +31,7 @@ def write_jsonl_source(folder: Path, num_images: int, **fields: Any) -> Path:
         Image.fromarray(noise).save(folder / f"images/{index:03d}.png")
         row = {"image": f"images/{index:03d}.png", "width": 8, "height": 6, "mask": "mask.png"}
         row |= {"boxes_xyxy": [[1, 1, 4, 5]], "labels": ["Nerve"], "qa": [{"q": "Is it?", "a": "yes"}]}
-        rows.append(json.dumps(row | fields | {"patient_id": index // 2}) + "\n")
+        rows.append(json.dumps(row | fields) + "\n")
     (folder / "annotations.jsonl").write_text("".join(rows))
     return folder
 

@@ -23,7 +23,7 @@ from regionmed_clip.processing.corpus.perceptual_hash import near_pairs
 from regionmed_clip.processing.corpus.shard_writer import sha256_of_file
 
 MIN_IMAGES_OF_PROCESS = 1000  # below it a process costs more than it saves
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", "")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
 _DICOM_MAGIC_OFFSET, _DICOM_MAGIC = 128, b"DICM"
 _READ_ERRORS = (pa.ArrowException, OSError)
 
@@ -246,11 +246,11 @@ def _check_pair(part: Part, other: Part, report: AuditReport) -> None:
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its name or, where the name says nothing, by its magic."""
-    if not path.is_file() or path.suffix.lower() not in DICOM_SUFFIXES:
+    """Whether a file is DICOM: by its suffix or, without one or with the end of a UID as one, by its magic."""
+    if not path.is_file() or path.suffix.lower() in DICOM_SUFFIXES:
+        return path.is_file()
+    if path.suffix and not path.suffix[1:].isdigit():
         return False
-    if path.suffix:
-        return True
     with path.open("rb") as file:
         file.seek(_DICOM_MAGIC_OFFSET)
         return file.read(len(_DICOM_MAGIC)) == _DICOM_MAGIC

@@ -30,6 +30,7 @@ from regionmed_clip.processing.image_errors import DECODE_ERRORS
 
 MAX_KEY = 2**63
 MASK_TOLERANCE_PIXELS = 1.0
+_KINDS_OF_IDS = ("name", "email", "ssn")  # what may not be a pseudonym; numbers and UIDs are pseudonyms of data sets
 _SWAPPED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF: shown with width and height exchanged
 
 
@@ -42,8 +43,10 @@ def check_row(row: dict[str, Any], report: AuditReport) -> None:
     if has_sound_boxes:
         _check_record(row, masks, report)
     _check_texts(row, report)
-    for where, text in texts_of(row):
+    for where, text in (*texts_of(row), ("patient_id", row["patient_id"] or "")):
         for hit in find_phi(text):
+            if where == "patient_id" and hit.kind not in _KINDS_OF_IDS:
+                continue
             report.add(f"phi-{hit.kind}", row["image_id"], phi_place(PHI_KINDS[hit.kind], where, hit.start, hit.stop))
 
 

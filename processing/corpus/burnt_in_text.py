@@ -3,7 +3,13 @@
 A line of text is a band of rows, 6 to 26 pixels high, in which every row crosses several thin bright (or thin dark)
 strokes on an even ground, with quiet rows above and below. Found so: printed marks of scanners, viewers and hosts,
 upright, of four letters or more. Not found: rotated or handwritten text, single letters such as a side marker, letters
-over anatomy, letters less than 6 pixels high. Tried on the real images beside this repository: docs/corpus.md.
+over anatomy, letters less than 6 pixels high.
+
+Tried on real images, 2026-11: it marks all 111 VQA-RAD images, which all carry their host's name and a line on their
+origin, and none of 686 others that carry no words (blood smears, ultrasound, head CT, brain MRI, fundus). With those
+two marks blackened in 36 of the 111, a person sees other words or numbers of four characters or more in 10; it marks 6
+of them and none of the 26 without. Missed are letters of 5 pixels, blurred or cut ones, and dark red ones on grey. The
+rules were settled on these images, so expect less elsewhere.
 """
 
 from __future__ import annotations

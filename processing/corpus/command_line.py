@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from regionmed_clip.processing.corpus.audit import check_path
 from regionmed_clip.processing.corpus.audit_report import RULES
 from regionmed_clip.processing.corpus.build import build_corpus
@@ -32,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
+    except pa.ArrowInvalid as error:
+        what = f"a shard cannot be read ({error}). `regionmed-corpus check` names it; restore it or build again."
+        print(f"regionmed-corpus {options.command}: {what}", file=sys.stderr)  # noqa: T201
+        return 2
     except (ValueError, ImportError, OSError) as error:
         print(f"regionmed-corpus {options.command}: {error}", file=sys.stderr)  # noqa: T201
         return 2

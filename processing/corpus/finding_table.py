@@ -81,6 +81,7 @@ _KINDS = {
     "brain tumor": frozenset(name for group in SITES["brain"][0] for name in group),
 }
 _GENERAL_WORDS = frozenset(("lesion", "lesions", "abnormality", "opacity", "tumor", "tumour", "finding", "interest"))
+_NO_FINDING = "region of interest"  # of sources whose own text says what a box shows
 _SAID_ELSEWHERE_TOO = frozenset(  # these mean what the table says only in a study of that part of the body
     (
         *("nodule", "mass", "nodule/mass", "granuloma", "infiltration", "infiltrate", "edema", "fibrosis"),
@@ -179,6 +180,11 @@ def _locate(finding: str, part: str | None) -> tuple[str, int, int] | None:
     name = canonical_finding(finding)
     place = _PLACE_OF_FINDING.get(name)
     return None if place is None or (name in _SAID_ELSEWHERE_TOO and place[0] != part) else place
+
+
+def names_something(finding: str) -> bool:
+    """False for the word that stands where a source does not say what a region shows."""
+    return finding.strip().lower() != _NO_FINDING
 
 
 def is_abnormal(finding: str, part: str | None) -> bool:

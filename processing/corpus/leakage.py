@@ -16,7 +16,7 @@ KINDS = ("exact", "near", "patient")
 MEANING_OF_KIND = {
     "exact": "equal bytes (sha256)",
     "near": "near by perceptual hash",
-    "patient": "the same patient of the same source",
+    "patient": "a patient",
 }
 MAX_COARSE_BITS = 15  # beyond 75 fine bits the coarse hash, which may differ in so many of 64, limits what is found
 MAX_KEPT, MAX_SHOWN = 10_000, 5  # pairs of a kind and a pair of parts in the report, and on the screen
@@ -81,7 +81,8 @@ def find_leaks(
 ) -> LeakReport:
     """What the splits of `corpus` share with the built corpus, or the folder of images, at `against`.
 
-    Mirrored, rotated and cropped copies are not found. Patients are compared where both sides name them for one source.
+    Mirrored, rotated and cropped copies are not found. Patients are compared where both sides name them
+    by ids of one source, or of one population that several sources draw on (`splits.patient_key`).
 
     Args:
         corpus: a built corpus.

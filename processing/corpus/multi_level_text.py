@@ -19,6 +19,7 @@ from regionmed_clip.processing.corpus.captions import (
     write_findings,
     write_impression,
 )
+from regionmed_clip.processing.corpus.finding_table import names_something
 from regionmed_clip.processing.corpus.image_wording import (
     NORMAL_WORDINGS,
     NUM_CAPTION_WORDINGS,
@@ -57,6 +58,7 @@ def write_texts(record: StudyRecord, seed: int = 0) -> tuple[TextRecord, ...]:
     or its claim of normality say something, one by template; `normal` where it claims that nothing abnormal is seen.
     Of each region: `region`, its description and one in other words, both all that is stated; `region_short`, the
     finding with place and side; `attribute`, a phrase for each stated attribute; `normal` where the finding is denied.
+    A region of which the source names no finding has its description alone.
     """
     choice = SeededChoice("texts", seed, record.image_id)
     texts = [*_captions(record, choice), *_findings(record, choice), *_impressions(record, choice)]
@@ -113,6 +115,8 @@ def _region_texts(index: int, region: RegionRecord, choice: SeededChoice) -> Ite
     key = statement_key(statement)
     description = region.description or describe_region(region)
     yield TextRecord("region", description, region_text_key(region), index, region.text_origin)
+    if not names_something(region.finding):
+        return
     others = [text for text in word_region(statement) if text != description]
     yield TextRecord("region", choice.pick(others), key, index)
     yield TextRecord("region_short", choice.pick(word_region(short)), statement_key(short), index)

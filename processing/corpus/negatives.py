@@ -37,6 +37,7 @@ from regionmed_clip.processing.corpus.finding_table import (
     findings_elsewhere,
     findings_instead,
     is_abnormal,
+    names_something,
     part_of_body,
 )
 from regionmed_clip.processing.corpus.multi_level_text import claims_normality
@@ -120,6 +121,8 @@ def list_candidates(statement: Statement, part: str | None) -> tuple[Candidate, 
 def _changes(statement: Statement, part: str | None) -> Iterator[tuple[str, RegionRecord]]:
     """(what is changed, the changed region) for every rule."""
     region = _carry(statement)
+    if not names_something(region.finding):
+        return
     if region.is_negated:
         yield "negation", replace(region, is_negated=False, certainty=None)
         return

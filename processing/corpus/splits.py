@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
-from functools import cached_property
-
-import numpy as np
 
 from regionmed_clip.processing.corpus.records import SPLITS
 
@@ -22,22 +18,24 @@ def contiguous_blocks(num_items: int, num_blocks: int) -> list[tuple[int, int]]:
 
 
 class SplitsInOrder:
-    """Splits of the rows of a source that names none itself, or names them for some rows only; 9 bytes a row.
+    """Splits of the rows of a source that names none itself, or names them for some rows only; 2 bytes a row.
 
-    Where some row is held out, rows without a split train. Else the first 70 % are "train" and the rest "test", in file
-    order: neighbouring rows are often slices of one patient, so blocks leak less than a random draw. Where patient ids
-    are given, a row follows the first row of its patient: no patient is in both parts.
+    Where some row is held out, rows without a split train. Else a row with a patient goes where `split_by_hash` puts
+    the patient; of the others the first 70 % of all rows are "train" and the rest "test", in file order: neighbouring
+    rows are often slices of one patient, so blocks leak less than a random draw.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: str) -> None:
+        self._source = source
         self._own = bytearray()  # place of the row's own split in SPLITS, _NO_SPLIT without one
-        self._patients = array("Q")  # hash of the row's patient, 0 without one
+        self._hashed = bytearray()  # the same of its patient's split
         self._has_held_out = False
 
     def add(self, own_split: str | None, patient_id: str | None) -> int:
         """The number, from 0, of a new row with this split and patient."""
+        hashed = None if patient_id is None else split_by_hash(self._source, patient_id)
         self._own.append(_NO_SPLIT if own_split is None else SPLITS.index(own_split))
-        self._patients.append(0 if patient_id is None else _hash_patient(patient_id))
+        self._hashed.append(_NO_SPLIT if hashed is None else SPLITS.index(hashed))
         self._has_held_out |= own_split not in (None, "train")
         return len(self._own) - 1
 
@@ -45,25 +43,9 @@ class SplitsInOrder:
         """The split of a row, to be asked for when all rows are in."""
         if self._has_held_out:
             return "train" if self._own[row] == _NO_SPLIT else SPLITS[self._own[row]]
-        if row < self._num_train:
-            return "train"
-        patient, known = self._patients[row], self._train_patients
-        place = int(np.searchsorted(known, np.uint64(patient)))
-        return "train" if patient and place < len(known) and int(known[place]) == patient else "test"
-
-    @property
-    def _num_train(self) -> int:
-        return len(self._own) * TRAIN_SHARE_PERCENT // 100
-
-    @cached_property
-    def _train_patients(self) -> np.ndarray:
-        """Sorted uint64 hashes of the patients of the first 70 %."""
-        return np.unique(np.array(self._patients[: self._num_train], dtype=np.uint64))
-
-
-def _hash_patient(patient_id: str) -> int:
-    """A hash in [1, 2**64)."""
-    return int.from_bytes(hashlib.blake2b(patient_id.encode(), digest_size=8).digest(), "big") or 1
+        if self._hashed[row] != _NO_SPLIT:
+            return SPLITS[self._hashed[row]]
+        return "train" if row < len(self._own) * TRAIN_SHARE_PERCENT // 100 else "test"
 
 
 def patient_key(source: str, patient_id: str) -> str:

@@ -176,7 +176,7 @@ def test_a_mixture_takes_shards_and_frames_by_weight(corpus, store, collator, tm
     mixed = open_data(spec, "train", tmp_path / "cache", IMAGES)
     assert isinstance(mixed, MixtureStore)
     assert mixed.decodes_images
-    assert len(mixed) == 42 + 8
+    assert len(mixed) == 42 + 7
     assert_same(mixed.samples([41])[0], store.samples([41])[0])
     assert [sample.sample_id for sample in mixed.samples([43, 5, 42])] == [
         "other/images/001.png", store.samples([5])[0].sample_id, "other/images/000.png",

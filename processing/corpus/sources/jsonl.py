@@ -83,9 +83,9 @@ class JsonlSource(IndexedSource):
         about_path = self.path.with_name("SOURCE.md")
         about = about_path.read_text(encoding="utf-8") if about_path.is_file() else ""
         self._license, self._modality = read_license(about), read_modality(about)
-        self._splits = SplitsInOrder()  # needed while the index is written
+        self._splits = SplitsInOrder(self.name)  # needed while the index is written
         super().__init__(folder, index_path=index_path)
-        self._splits = SplitsInOrder()
+        self._splits = SplitsInOrder(self.name)
         first_bad = next(self.bad_items(), None)
         if is_strict and first_bad is not None:
             raise ValueError(first_bad.reason)

@@ -128,6 +128,13 @@ def test_personal_data_in_a_text_is_found_and_not_repeated(built):
     assert json.loads(report.as_json())["rules"]["phi-name"]["findings"][0]["item"] == "chest/images/002.png"
 
 
+def test_a_patient_id_may_be_a_number_and_no_name(built):
+    corpus = rewrite(built.folder, "train", lambda rows: rows[0].update(patient_id="1.2.840.113619.2.55.3.604688"))
+    assert check(corpus).counts == {}
+    corpus = rewrite(built.folder, "train", lambda rows: rows[0].update(patient_id="QUIRK^ANNA"))
+    assert check(corpus).counts == {"phi-name": 1}
+
+
 def test_an_accepted_rule_is_reported_and_is_no_error(built):
     corpus = rewrite(built.folder, "train", lambda rows: rows[0].update(impression=SECRET))
     report = check(corpus, accepted=("phi-date", "phi-name"))
@@ -281,12 +288,14 @@ def test_identifying_elements_of_dicom_files_are_named_and_not_shown(tmp_path):
     dataset.PatientName = "Quirk^Anna"
     dataset.save_as(tmp_path / "deep" / "one.dcm")
     dataset.save_as(tmp_path / "two")  # no suffix
+    dataset.save_as(tmp_path / "1.2.840.99")  # named by its UID
+    (tmp_path / "1.2.840.98").write_text("text")
     (tmp_path / "three.dcm").write_bytes(b"nothing")
     (tmp_path / "notes").write_text("text")
     report = check_path(tmp_path, show_progress=False)
-    assert report.num_items == 3
-    assert report.counts == {"dicom-tags": 2, "dicom-unreadable": 1}
-    assert [finding.item for finding in report.kept["dicom-tags"]] == ["deep/one.dcm", "two"]
+    assert report.num_items == 4
+    assert report.counts == {"dicom-tags": 3, "dicom-unreadable": 1}
+    assert [finding.item for finding in report.kept["dicom-tags"]] == ["1.2.840.99", "deep/one.dcm", "two"]
     assert "PatientName" in report.kept["dicom-tags"][0].value
     assert "Quirk" not in report.as_json()
 

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regionmed_clip.processing.corpus.captions import (
+    count_statements,
     describe_region,
     write_caption,
     write_findings,
     write_impression,
 )
-from regionmed_clip.processing.corpus.grammar import count_in_words, join_list, plural, with_article
+from regionmed_clip.processing.corpus.grammar import count_in_words, is_or_are, join_list, plural, with_article
 from regionmed_clip.processing.corpus.records import RegionRecord
 
 BOX = (0.0, 0.0, 1.0, 1.0)
@@ -130,6 +131,33 @@ def test_a_doubt_is_never_dropped():
     assert write_caption("chest radiograph", None, doubts) == (
         "Chest radiograph with three possible left nodules and three possible right nodules."
     )
+
+
+def test_an_impression_keeps_the_doubt():
+    doubt = RegionRecord(BOX, "nodule", certainty="possible", size="large")
+    assert write_impression([doubt, EFFUSION]) == "Pleural effusion and possible nodule."
+
+
+def test_a_denial_is_not_counted():
+    denial = RegionRecord(BOX, "pneumothorax", laterality="left", is_negated=True)
+    assert count_statements([denial, denial]) == count_statements([denial])
+
+
+@pytest.mark.parametrize(
+    ("noun", "verb"),
+    [
+        ("drusen", "are"),
+        ("cluster of hard exudates", "is"),
+        ("gallstones", "are"),
+        ("ascites", "is"),
+        ("hydronephrosis", "is"),
+        ("abscess", "is"),
+        ("embolus", "is"),
+        ("nodule", "is"),
+    ],
+)
+def test_a_verb_agrees_with_the_finding(noun, verb):
+    assert is_or_are(noun) == verb
 
 
 @pytest.mark.parametrize(

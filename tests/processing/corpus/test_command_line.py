@@ -83,6 +83,12 @@ def test_check_tells_a_sound_corpus_from_a_broken_one(capsys, built, tmp_path):
     assert run(capsys, "check", built.folder, "--accept", "phi-date")[0] == 0
 
 
+def test_a_damaged_shard_is_told_in_one_message(capsys, built):
+    built.shard_paths("test")[0].write_bytes(b"nothing")
+    status, _, err = run(capsys, "stats", built.folder)
+    assert (status, "a shard cannot be read" in err, "Traceback" in err) == (2, True, False)
+
+
 def test_stats_prints_tables_and_writes_the_same_with_plots(capsys, built_once, tmp_path):
     status, out, _ = run(capsys, "stats", built_once.folder, "--output", tmp_path / "stats")
     assert (status, "## Findings" in out) == (0, True)

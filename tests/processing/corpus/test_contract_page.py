@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -153,7 +153,6 @@ def test_types_are_told_in_words():
 
 
 def test_a_field_without_a_description_is_refused():
-    from dataclasses import make_dataclass
 
     bad = make_dataclass("Bad", [("known", Annotated[str, "what it is"]), ("unknown", str)])
     with pytest.raises(ValueError, match=r"Bad\.unknown has 0 descriptions"):
@@ -166,7 +165,7 @@ def test_the_tables_by_hand_name_what_a_build_writes(tmp_path):
     (source / "images" / "002.png").write_bytes(b"no image")
     corpus = build(tmp_path / "out", source)
     assert keys_of_table("### manifest.json") == set(corpus.manifest)
-    described = re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8").partition("### manifest.json")[2])
+    described = re.findall(r"`(\w+)(?:\[\])?`", PAGE.read_text(encoding="utf-8").partition("### manifest.json")[2])
     entry = next(iter(corpus.manifest["splits"].values()))
     assert {*corpus.manifest["sources"][0], *entry, *entry["shards"][0]} <= set(described)
     lines = [(corpus.folder / f"{name}.jsonl").read_text().splitlines() for name in ("quarantine", "duplicates")]

@@ -122,4 +122,4 @@ def test_a_licence_is_open_only_where_it_is_known_to_be(name, hub_id, is_open):
 def test_credentialed_and_unknown_sources_are_closed():
     closed = {name for name in SOURCE_NAMES if not may_redistribute(about_source(name).license)}
     assert {"vindr_cxr", "ms_cxr", "chest_imagenome", "padchest_gr", "medtrinity"} <= closed
-    assert not closed & {"phantom", "slake", "vqa_rad", "rocov2"}
+    assert not closed & {"phantom", "slake", "vqa_rad", "rocov2", "nih_bbox"}

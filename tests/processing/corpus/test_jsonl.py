@@ -14,7 +14,7 @@ from PIL import Image
 
 from regionmed_clip.processing.corpus.sources.jsonl import JsonlSource, open_jsonl
 from regionmed_clip.processing.corpus.sources.jsonl_fields import normalize_label, read_license, read_modality
-from regionmed_clip.processing.corpus.splits import SplitsInOrder, contiguous_blocks
+from regionmed_clip.processing.corpus.splits import SplitsInOrder, contiguous_blocks, split_by_hash
 
 ABOUT = """# Demo
 - Licence: dataset CC BY 4.0 (README). Code is MIT.
@@ -161,20 +161,14 @@ def test_rows_without_split_train_where_others_are_held_out(tmp_path):
         source.num_records("validation")
 
 
-@given(st.lists(st.none() | st.sampled_from("abcd"), min_size=1, max_size=30))
-def test_a_patient_is_never_in_both_parts(patient_ids):
-    rule = SplitsInOrder()
+@given(st.lists(st.none() | st.sampled_from("abcdefgh"), min_size=1, max_size=30))
+def test_rows_with_a_patient_go_by_its_hash_and_others_by_their_place(patient_ids):
+    rule = SplitsInOrder("demo")
     rows = [rule.add("train", patient_id) for patient_id in patient_ids]
-    splits = [rule.split_of(row) for row in rows]
     num_train = len(patient_ids) * 70 // 100
-    assert splits[:num_train] == ["train"] * num_train
-    splits_of = {}
-    for patient_id, split in zip(patient_ids, splits):
-        if patient_id is not None:
-            splits_of.setdefault(patient_id, set()).add(split)
-    assert all(len(found) == 1 for found in splits_of.values())
-    if set(patient_ids) == {None}:
-        assert splits == sorted(splits, reverse=True)  # all of train, then all of test
+    for row, patient_id in zip(rows, patient_ids):
+        by_place = "train" if row < num_train else "test"
+        assert rule.split_of(row) == (by_place if patient_id is None else split_by_hash("demo", patient_id))
 
 
 @given(st.integers(0, 200), st.integers(1, 20))

@@ -73,6 +73,18 @@ def test_a_patient_of_another_source_is_another_patient(built_once, tmp_path):
     assert leaks(built_once, build(tmp_path / "other", root).folder)[0] == {}
 
 
+def test_a_patient_of_one_population_is_known_in_another_source(tmp_path):
+    roots = [
+        write_source(tmp_path / name, [noise(310 + 2 * k), noise(311 + 2 * k)], patient_id=["mimic-cxr:p1", f"q{k}"])
+        for k, name in enumerate(("phrases", "graphs"))
+    ]
+    first, second = (build(tmp_path / f"built_{root.name}", root) for root in roots)
+    found, _ = leaks(first, second.folder)
+    assert [pairs for (_, _, kind), pairs in found.items() if kind == "patient"] == [
+        [("phrases/images/000.png", "graphs/images/000.png")]
+    ]
+
+
 def test_a_folder_of_images_is_searched_at_any_depth(built_once, tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
     content = bytes_of(built_once, "chest/images/003.png")

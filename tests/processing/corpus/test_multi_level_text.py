@@ -22,6 +22,7 @@ from record_strategies import (
 from regionmed_clip.processing.corpus.captions import names_organ, state_region
 from regionmed_clip.processing.corpus.image_wording import NUM_CAPTION_WORDINGS, word_caption, word_findings
 from regionmed_clip.processing.corpus.multi_level_text import write_texts
+from regionmed_clip.processing.corpus.negatives import write_negatives
 from regionmed_clip.processing.corpus.phantoms.study import MODALITIES, draw_phantom
 from regionmed_clip.processing.corpus.records import (
     CERTAINTIES,
@@ -169,6 +170,13 @@ def test_a_source_keeps_its_own_words_and_gets_templates_beside_them():
     assert texts_of(record, "region")[1].key == region_text_key(NODULE)
 
 
+def test_a_region_without_a_named_finding_is_told_in_the_source_s_words_alone():
+    region = RegionRecord(BOX, "region of interest", description="A dark spot.", text_origin="source")
+    record = make_study([region])
+    assert [text.text for text in write_texts(record) if text.region == 0] == ["A dark spot."]
+    assert write_negatives(record) == ()
+
+
 def test_texts_depend_on_image_and_seed_alone():
     record = make_study([NODULE, DENIED])
     assert write_texts(record, 3) == write_texts(record, 3)
@@ -186,7 +194,7 @@ def test_the_wordings_of_a_meaning_are_the_same_on_every_machine():
     ]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80, deadline=None)
 @given(studies_of_any_kind, st.integers(0, 50))
 def test_no_text_states_a_word_that_the_record_does_not(record, seed):
     known = words_of_record(record) | {"both", "sides"}
@@ -195,7 +203,7 @@ def test_no_text_states_a_word_that_the_record_does_not(record, seed):
         assert words & ATTRIBUTE_WORDS <= known, text
 
 
-@settings(max_examples=150)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(studies_of_any_kind, min_size=2, max_size=3), st.integers(0, 50))
 def test_equal_texts_have_equal_keys(records, seed):
     keys = defaultdict(set)

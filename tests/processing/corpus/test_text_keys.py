@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regionmed_clip.processing.corpus.captions import describe_region, write_caption
+from regionmed_clip.processing.corpus.captions import (
+    describe_region,
+    write_caption,
+    write_findings,
+    write_impression,
+)
+from regionmed_clip.processing.corpus.phantoms.study import MODALITIES, draw_phantom
 from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
-from regionmed_clip.processing.corpus.text_keys import caption_key, free_text_key, hash_meaning, region_text_key
+from regionmed_clip.processing.corpus.text_keys import (
+    caption_key,
+    findings_key,
+    free_text_key,
+    hash_meaning,
+    impression_key,
+    normal_key,
+    region_text_key,
+)
 
 BOX = (0.0, 0.0, 1.0, 1.0)
 NODULE = RegionRecord(BOX, "pulmonary nodule", "lung", laterality="right", place="upper zone", size="large")
@@ -131,6 +146,37 @@ def test_a_caption_key_knows_modality_view_count_and_normality():
         study([NODULE], is_normal=True),
     ]
     assert all(caption_key(first) != caption_key(second) for first, second in combinations(records, 2))
+
+
+def test_texts_and_keys_of_published_results_stay_what_they_are():
+    digest = hashlib.sha256()
+    for meaning in (meaning for modality in MODALITIES for meaning in modality.meanings):
+        region = RegionRecord(BOX, *astuple(meaning))  # finding, anatomy, laterality, place, size, severity
+        digest.update(f"{describe_region(region)}={region_text_key(region)}\n".encode())
+    # computed with the code of commit f79bce1, whose results are published
+    assert digest.hexdigest() == "067dd61d3bf51db256d2582829744b8e613888d8826c223c9500fdf9749c2c41"
+    assert [caption_key(draw_phantom(0, index)) for index in (0, 16, 25)] == [
+        *(1558194830607789383, 1956571546244460715, 7078758027604950975)
+    ]
+
+
+def test_a_side_in_the_place_or_the_organ_means_the_same_as_one_stated_apart():
+    apart = RegionRecord(BOX, "consolidation", "lung", laterality="left", place="lower lobe")
+    within = [replace(apart, place="left lower lobe"), replace(apart, laterality=None, place="left lower lobe")]
+    assert {describe_region(region) for region in [apart, *within]} == {describe_region(apart)}
+    assert {region_text_key(region) for region in [apart, *within]} == {region_text_key(apart)}
+    lung = RegionRecord(BOX, "cavity", "lung", laterality="left")
+    organs = [lung, replace(lung, anatomy="left lung"), replace(lung, anatomy="left lung", laterality=None)]
+    assert {describe_region(region) for region in organs} == {"cavity in the left lung"}
+    assert len({region_text_key(region) for region in organs}) == 1
+
+
+def test_findings_that_say_no_more_than_the_impression_share_its_key():
+    heart = [RegionRecord(BOX, "cardiomegaly", "heart")]
+    assert write_findings(heart) == write_impression(heart) == "Cardiomegaly."
+    assert findings_key(heart) == impression_key(heart)
+    assert findings_key([NODULE]) != impression_key([NODULE])
+    assert findings_key([], is_normal=True) == impression_key([], is_normal=True) == normal_key()
 
 
 def test_a_text_of_the_source_is_keyed_by_its_words():
