@@ -26,7 +26,7 @@ DATA_FILES_OF_IMPORT_NAME = {
 }
 
 EXTRAS = {
-    "test": ["pytest>=8.4", "hypothesis>=6.100"],
+    "test": ["pytest>=8.4", "hypothesis>=6.100", "pydicom>=3"],
     "demo": ["gradio>=6,<7", "gradio_image_annotation>=0.5"],
     "dicom": ["pydicom>=3", "nibabel>=5"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
@@ -58,6 +58,8 @@ setup(
         "tokenizers>=0.22",
         "torchdata>=0.11",
         "numpy>=1.26",
+        "pyarrow>=17",
+        "psutil>=5.9",
         "pillow>=11",
         "pyyaml>=6",
         "tqdm>=4.66",
