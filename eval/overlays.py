@@ -14,8 +14,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from regionmed_clip.eval.selection import Shown
-from regionmed_clip.eval.style import HEAT_MAP, HIT, MISS, MUTED, TEXT, TRUTH, bare, drawing, frame, head
+from regionmed_clip.eval.style import HEAT_MAP, HIT, MISS, TRUTH, bare, drawing, frame, head
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
+from regionmed_clip.processing.corpus.plot_style import MUTED, TEXT
 
 NUM_BEST = 3
 NUM_RETRIEVED = 5

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from regionmed_clip.eval.results import Result
-from regionmed_clip.eval.style import GRID, MODEL_COLOURS, MUTED, SERIES, STAGE_SHADES, TEXT, drawing, head
+from regionmed_clip.eval.style import MODEL_COLOURS, SERIES, STAGE_SHADES, drawing, head
 from regionmed_clip.eval.tables import METRIC_ORDER, is_difference, metric_title, model_names, stratum_title
+from regionmed_clip.processing.corpus.plot_style import GRID, MUTED, TEXT
 
 TERM_TITLES = {"loss": "total loss", "lr": "learning rate", "samples_per_s": "samples per second"}
 SMOOTHING_SHARE = 0.05  # the thick line averages over this share of all steps, within a stage

@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
-BACKGROUND, PANEL, GRID = "#0d1320", "#151d2e", "#26314a"
-TEXT, MUTED = "#e8eef7", "#93a1b8"
+from regionmed_clip.processing.corpus.plot_style import BACKGROUND, HOUSE_STYLE, MUTED, TEXT
+
 HIT, MISS, TRUTH = "#34d399", "#fb7185", "#fbbf24"
 MODEL_COLOURS = {"regionmed-clip": "#2dd4bf", "plain-clip": "#8b9dc3", "colour-size-probe": "#f59e0b"}
 SERIES = ("#2dd4bf", "#a78bfa", "#f59e0b", "#60a5fa", "#fb7185", "#a3e635", "#f472b6")
@@ -25,35 +25,12 @@ HEAT_MAP = "inferno"
 
 MAX_BYTES = 400_000
 _MEANINGFUL = (HIT, MISS, TRUTH, TEXT, MUTED)
-_RC = {
-    "figure.facecolor": BACKGROUND,
-    "savefig.facecolor": BACKGROUND,
-    "axes.facecolor": PANEL,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": TEXT,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "text.color": TEXT,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "font.size": 9.5,
-    "font.family": "DejaVu Sans",
-    "legend.frameon": False,
-    "figure.dpi": 110,
-}
 
 
 @contextmanager
 def drawing(path: Path, size_inches: tuple[float, float]) -> Iterator[Figure]:
     """A figure in our style; saved as PNG at `path` when the block ends well."""
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(HOUSE_STYLE):
         figure = Figure(figsize=size_inches, layout="constrained")
         yield figure
         _save(figure, path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from regionmed_clip.processing.corpus.captions import Statement, clean, is_image_place
-from regionmed_clip.processing.corpus.finding_table import may_be_one
+from regionmed_clip.processing.corpus.finding_table import is_general, may_be_one
 from regionmed_clip.processing.corpus.places import exclude_each_other
 from regionmed_clip.processing.corpus.records import RegionRecord
 from regionmed_clip.processing.corpus.synonyms import canonical_finding
@@ -90,14 +90,15 @@ def is_false(claim: Facts, known: Sequence[Facts]) -> bool:
 
     A denial is false if a certain region entails what it denies. What is claimed to be there is false if a region
     denies it, or if every region that is there differs from it in a stated attribute. Where regions contradict each
-    other, what one of them says is not false.
+    other, what one of them says is not false; nor is a general word ("abnormality") that one denies and that another
+    with a finding may mean.
     """
     is_denied = any(_denies(fact, claim) for fact in known)
     if claim.is_negated:
         return not is_denied and any(_affirms(fact, claim) for fact in known)
     if any(entails(fact, claim) for fact in known):
         return False
-    return is_denied or all(_differs(fact, claim) for fact in known)
+    return (is_denied and not is_general(claim.finding)) or all(_differs(fact, claim) for fact in known)
 
 
 def _affirms(known: Facts, denial: Facts) -> bool:

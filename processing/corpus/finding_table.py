@@ -2,17 +2,21 @@
 
 A site is a place of the body with the findings seen there, in groups. Findings of one group may be said of the same
 thing (a consolidation is often called pneumonia), so one never contradicts another; findings of different groups are
-different things, and the first of each group is what may be put instead of one of another group. Sites are named by the
-part of the body they belong to. Findings are compared under their canonical names (synonyms.py).
+different things, and the first of each group is what may be put instead of one of another group, unless most sources
+leave it unsaid where it is there. Sites are named by the part of the body they belong to. Findings are compared under
+their canonical names (synonyms.py).
 
 When in doubt two findings share a group: a missing negative costs little, a true text taken for false costs more.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import lru_cache
 
-from regionmed_clip.processing.corpus.synonyms import canonical_finding
+from regionmed_clip.processing.corpus.grammar import plural
+from regionmed_clip.processing.corpus.synonyms import SYNONYMS, canonical_finding
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -25,14 +29,22 @@ def _groups(*groups: str) -> Groups:
 SITES: dict[str, tuple[Groups, ...]] = {
     "chest": (
         _groups(
-            "pulmonary nodule, nodule, pulmonary mass, mass, nodule/mass, mass or nodule, granuloma",
+            "pulmonary nodule, nodule, pulmonary mass, mass, nodule/mass, mass or nodule, granuloma, calcification, "
+            "lung tumor, lung cancer",
             "consolidation, pneumonia, infiltration, infiltrate, atelectasis, lobar/segmental collapse, aspiration, "
-            "airspace opacity, ground-glass opacity, ground glass opacity, pulmonary edema, edema, "
+            "airspace opacity, airspace disease, ground-glass opacity, ground glass opacity, pulmonary edema, edema, "
             "vascular congestion, pulmonary fibrosis, fibrosis, interstitial lung disease, ild",
-            "cavity, cavitation",
+            "cavity, cavitation, lung cavity, lung cyst, bulla, emphysema, chronic obstructive pulmonary disease, copd",
         ),
-        _groups("pleural effusion, effusion", "pneumothorax"),
+        _groups(
+            "pleural effusion, effusion, pleural thickening, costophrenic angle blunting, "
+            "blunting of the costophrenic angle, hemothorax",
+            "pneumothorax",
+        ),
         _groups("cardiomegaly, enlarged cardiac silhouette, enlarged cardiomediastinum, pericardial effusion"),
+        _groups("aortic enlargement", "enlarged pulmonary artery", "mediastinal shift"),
+        _groups("rib fracture", "clavicle fracture"),
+        _groups("hernia, hiatal hernia"),
     ),
     "abdomen": (
         _groups(
@@ -73,18 +85,38 @@ SITES: dict[str, tuple[Groups, ...]] = {
     "skin": (_groups("melanoma", "melanocytic nevus, nevus", "basal cell carcinoma", "seborrheic keratosis"),),
 }
 
+_LUNG, _PLEURA, _HEART, _VESSELS = ([name for group in site for name in group] for site in SITES["chest"][:4])
+
 # More general names: what they are said of may have any of the particular names too.
 _KINDS = {
+    "tuberculosis": frozenset((*_LUNG, *SITES["chest"][1][0])),
+    "calcification": frozenset((*SITES["chest"][1][0], *_HEART, "aortic enlargement")),  # of pleura, heart or aorta
+    "emphysema": frozenset(("pneumothorax",)),
+    "bulla": frozenset(("pneumothorax",)),
+    "hydropneumothorax": frozenset(_PLEURA),
+    "enlarged cardiomediastinum": frozenset(_VESSELS),
+    "enlarged cardiac silhouette": frozenset(_VESSELS),
     "white blood cell": frozenset(("neutrophil", "lymphocyte", "eosinophil", "basophil", "monocyte")),
     "red blood cell": frozenset(("sickle cell", "malaria ring form")),
     "intracranial hemorrhage": frozenset(name for group in SITES["brain"][1] for name in group),
     "brain tumor": frozenset(name for group in SITES["brain"][0] for name in group),
 }
 _GENERAL_WORDS = frozenset(("lesion", "lesions", "abnormality", "opacity", "tumor", "tumour", "finding", "interest"))
+_RARELY_SAID = frozenset(  # in most sources their absence says nothing: they are never put instead
+    (*_VESSELS, "rib fracture", "clavicle fracture", "hernia")
+)
+_ORGANS = frozenset(  # where a source boxes them beside its findings, they are no name of a finding
+    (
+        *("lung", "heart", "liver", "spleen", "kidney", "stomach", "pancreas", "bladder", "brain", "breast", "thyroid"),
+        *("trachea", "aorta", "spinal cord", "esophagus", "colon", "rectum", "duodenum", "small bowel", "eye"),
+        *("optic disc", "macula", "nerve", "blood vessel"),
+    )
+)
 _NO_FINDING = "region of interest"  # of sources whose own text says what a box shows
 _SAID_ELSEWHERE_TOO = frozenset(  # these mean what the table says only in a study of that part of the body
     (
-        *("nodule", "mass", "nodule/mass", "granuloma", "infiltration", "infiltrate", "edema", "fibrosis"),
+        *("nodule", "mass", "nodule/mass", "granuloma", "infiltration", "infiltrate", "edema", "fibrosis", "bulla"),
+        *("calcification", "emphysema", "hernia"),
         *("aspiration", "cavity", "cavitation", "effusion", "haemorrhage", "hemorrhage"),
     )
 )
@@ -113,13 +145,26 @@ _PLACE_OF_FINDING = {
     for name in group
 }
 
+_NAMES = {  # as texts write them -> the finding
+    written: name
+    for name in (
+        *_PLACE_OF_FINDING,
+        *_KINDS,
+        *(name for row in SYNONYMS for name in row),
+        *("opacity", "opacification", "lesion", "tumor", "tumour", "collapse", "congestion"),
+    )
+    for written in (name, plural(name))
+}
+_NAME = re.compile(rf"\b({'|'.join(map(re.escape, sorted(_NAMES, key=len, reverse=True)))})\b")
+
 
 @lru_cache(maxsize=8192)
 def may_be_one(first: str, second: str) -> bool:
     """True where both names may be said of the same thing; False only for what is surely different.
 
-    Findings that the table does not know are different unless one name holds all words of the other ("cyst" and "renal
-    cyst") or is a general one ("lung lesion", "opacity").
+    A finding that the table does not know may be any that it knows, but for organs ("left lung"). Two that it does not
+    know are different unless one name holds all words of the other ("cyst" and "renal cyst") or is a general one ("lung
+    lesion", "opacity").
     """
     first, second = canonical_finding(first), canonical_finding(second)
     place, other = _PLACE_OF_FINDING.get(first), _PLACE_OF_FINDING.get(second)
@@ -130,7 +175,22 @@ def may_be_one(first: str, second: str) -> bool:
         return True
     if second in _KINDS.get(first, ()) or first in _KINDS.get(second, ()):
         return True
+    unknown = [name for name in (first, second) if name not in _PLACE_OF_FINDING and name not in _KINDS]
+    if unknown:
+        return len(unknown) == 1 and not _is_organ(unknown[0])
     return place is not None and place == other
+
+
+def is_general(finding: str) -> bool:
+    """True for a name that leaves open what is seen, such as "abnormality" or "lung opacity"."""
+    name = canonical_finding(finding)
+    return name not in _PLACE_OF_FINDING and bool(_GENERAL_WORDS & set(name.split()))
+
+
+@lru_cache(maxsize=8192)
+def findings_named(text: str) -> frozenset[str]:
+    """The findings that a text in lower case names, denied ones too, each by the longest name known here."""
+    return frozenset(_NAMES.get(name, name) for name in _NAME.findall(text))
 
 
 @lru_cache(maxsize=1024)
@@ -155,7 +215,7 @@ def findings_instead(finding: str, part: str | None) -> tuple[str, ...]:
     if place is None:
         return ()
     groups = SITES[place[0]][place[1]]
-    return tuple(group[0] for number, group in enumerate(groups) if number != place[2])
+    return _often_said(group[0] for number, group in enumerate(groups) if number != place[2])
 
 
 @lru_cache(maxsize=1024)
@@ -165,14 +225,24 @@ def findings_elsewhere(finding: str, part: str | None) -> tuple[str, ...]:
     if place is None:
         return ()
     sites = SITES[place[0]]
-    return tuple(group[0] for number, groups in enumerate(sites) if number != place[1] for group in groups)
+    return _often_said(group[0] for number, groups in enumerate(sites) if number != place[1] for group in groups)
 
 
 @lru_cache(maxsize=64)
 def abnormal_findings(part: str | None) -> tuple[str, ...]:
     """What a study of this part of the body could show and a normal one does not; () where the table has none."""
     names = (group[0] for groups in SITES.get(part or "", ()) for group in groups)
-    return tuple(name for name in names if name not in _NORMAL_IN_BLOOD)
+    return tuple(name for name in _often_said(names) if name not in _NORMAL_IN_BLOOD)
+
+
+def _often_said(names: Iterable[str]) -> tuple[str, ...]:
+    """The names without those that most sources leave unsaid."""
+    return tuple(name for name in names if name not in _RARELY_SAID)
+
+
+def _is_organ(name: str) -> bool:
+    """True for an organ, with its side or without."""
+    return " ".join(word for word in name.split() if word not in ("left", "right")) in _ORGANS
 
 
 def _locate(finding: str, part: str | None) -> tuple[str, int, int] | None:

@@ -21,39 +21,16 @@ from regionmed_clip.processing.corpus.corpus_stats import (
     percentile_of,
     sum_stats,
 )
+from regionmed_clip.processing.corpus.plot_style import BACKGROUND, HOUSE_STYLE, MUTED, TEXT
 from regionmed_clip.processing.corpus.records import TEXT_LEVELS
 
-BACKGROUND, PANEL, GRID, TEXT, MUTED = "#0d1320", "#151d2e", "#26314a", "#e8eef7", "#93a1b8"
 SPLIT_COLOURS = {"train": "#2dd4bf", "validation": "#a78bfa", "test": "#f59e0b"}
 ACCENT = "#60a5fa"
 WIDTH_INCHES, INCHES_OF_BAR = 9.0, 0.3
 MAX_LABEL = 44  # letters
 MAX_LINEAR_RATIO = 50  # of the longest bar of findings to the shortest
 MAX_BARS = 20  # of a panel of the composition
-_RC = {
-    "figure.facecolor": BACKGROUND,
-    "savefig.facecolor": BACKGROUND,
-    "axes.facecolor": PANEL,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": TEXT,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "text.color": TEXT,
-    "xtick.color": MUTED,
-    "ytick.color": TEXT,
-    "font.size": 9.5,
-    "font.family": "DejaVu Sans",
-    "legend.frameon": False,
-    "figure.dpi": 110,
-}
+_RC = HOUSE_STYLE | {"axes.titlelocation": "left", "ytick.color": TEXT}
 
 
 def write_plots(stats: dict[str, SplitStats], folder: Path, title: str) -> list[Path]:
