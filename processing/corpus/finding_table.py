@@ -153,7 +153,7 @@ _NAMES = {  # as texts write them -> the finding
         *(name for row in SYNONYMS for name in row),
         *("opacity", "opacification", "lesion", "tumor", "tumour", "collapse", "congestion"),
     )
-    for written in (name, plural(name))
+    for written in (name, plural(name), f"{name}s")
 }
 _NAME = re.compile(rf"\b({'|'.join(map(re.escape, sorted(_NAMES, key=len, reverse=True)))})\b")
 
@@ -187,7 +187,6 @@ def is_general(finding: str) -> bool:
     return name not in _PLACE_OF_FINDING and bool(_GENERAL_WORDS & set(name.split()))
 
 
-@lru_cache(maxsize=8192)
 def findings_named(text: str) -> frozenset[str]:
     """The findings that a text in lower case names, denied ones too, each by the longest name known here."""
     return frozenset(_NAMES.get(name, name) for name in _NAME.findall(text))

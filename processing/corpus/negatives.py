@@ -10,12 +10,15 @@ The rules, by the name of what they change:
     finding     another finding of the same site (finding_table.py); where there is none, one of another site.
 
 A candidate is dropped unless it is surely false (entailment.py): what may be true of any region of the image is not
-false, and a doubtful finding cannot be denied. Like all texts by template, negatives state no attribute that the record
-leaves open: they come from the statement of a region, not from its wording, so a text of the source gets them too.
+false, and a doubtful finding cannot be denied. Texts count too: a finding that the record names without a region (a
+diagnosis, an answer) is put nowhere, nor are a side, place or grade that a text of the source names. Like all texts by
+template, negatives state no attribute that the record leaves open: they come from the statement of a region, not from
+its wording, so a text of the source gets them too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,6 +27,7 @@ from itertools import zip_longest
 from regionmed_clip.processing.corpus.captions import (
     MAX_CAPTION_STATEMENTS,
     Statement,
+    clean,
     count_statements,
     describe_region,
     is_image_place,
@@ -36,7 +40,9 @@ from regionmed_clip.processing.corpus.finding_table import (
     abnormal_findings,
     findings_elsewhere,
     findings_instead,
+    findings_named,
     is_abnormal,
+    may_be_one,
     names_something,
     part_of_body,
 )
@@ -44,12 +50,14 @@ from regionmed_clip.processing.corpus.multi_level_text import claims_normality
 from regionmed_clip.processing.corpus.places import other_places
 from regionmed_clip.processing.corpus.records import NegativeRecord, RegionRecord, StudyRecord
 from regionmed_clip.processing.corpus.seeded_choice import SeededChoice
+from regionmed_clip.processing.corpus.synonyms import canonical_finding
 from regionmed_clip.processing.corpus.text_keys import (
     stated_caption_key,
     statement_key,
 )
 
 MAX_IMAGE_NEGATIVES = 4
+_WORD = re.compile(r"[a-z0-9]+")
 _NOWHERE = (0.0, 0.0, 1.0, 1.0)  # the box of a region that only carries attributes
 _OTHER_SIZES: dict[str | None, tuple[str, ...]] = {
     "small": ("large",),
@@ -61,7 +69,16 @@ _OTHER_SEVERITIES: dict[str | None, tuple[str, ...]] = {
     "moderate": ("mild", "severe"),
     "severe": ("mild",),
 }
+_DENYING_ANSWERS = ("no", "none", "0")
 _OTHER_SIDE = {"left": "right", "right": "left"}
+_SAME_WORDS = {  # of a report -> of a template: what the first says, the second may say too
+    **dict.fromkeys(("bilateral", "bilaterally", "both", "bibasilar", "bibasal", "biapical"), ("left", "right")),
+    **dict.fromkeys(("tiny", "little", "minimal", "minor", "slight", "trace"), ("small", "mild")),
+    **dict.fromkeys(("big", "huge", "massive", "marked", "extensive"), ("large", "severe")),
+    **dict.fromkeys(("severely", "moderately", "mildly"), ("severe", "moderate", "mild")),
+    **dict.fromkeys(("basal", "basilar", "base", "bases", "bibasilar"), ("lower", "left", "right")),
+    **dict.fromkeys(("apical", "apex", "apices", "biapical"), ("upper", "left", "right")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +106,17 @@ def write_negatives(record: StudyRecord, seed: int = 0, max_per_region: int = 8)
     part = part_of_body(record.modality, record.anatomy)
     known = tuple(dict.fromkeys(know(region) for region in record.regions))
     own_words = {region.description.lower() for region in record.regions}
+    unplaced, source_words = _named_without_region(record), _words_of_source(record)
     statements = dict.fromkeys(state_region(region) for region in record.regions)
     true_keys = {statement_key(statement) for statement in statements}
     false_of = {
         statement: [
             candidate
             for candidate in list_candidates(statement, part)
-            if candidate.key not in true_keys and candidate.text not in own_words and is_false(candidate.facts, known)
+            if candidate.key not in true_keys
+            and candidate.text not in own_words
+            and is_false(candidate.facts, known)
+            and not _may_be_said(candidate, statement, unplaced, source_words)
         ]
         for statement in statements
     }
@@ -103,7 +124,7 @@ def write_negatives(record: StudyRecord, seed: int = 0, max_per_region: int = 8)
     for index, region in enumerate(record.regions):
         for candidate in _take_turns(false_of[state_region(region)], choice)[:max_per_region]:
             negatives.append(NegativeRecord(candidate.text, candidate.key, candidate.changed, index))
-    return (*negatives, *_image_negatives(record, part, known, false_of, choice))
+    return (*negatives, *_image_negatives(record, part, known, false_of, unplaced, choice))
 
 
 @lru_cache(maxsize=8192)
@@ -187,18 +208,59 @@ def _take_turns(candidates: Sequence[Candidate], choice: SeededChoice) -> list[C
     return [candidate for one_round in rounds for candidate in one_round if candidate is not None]
 
 
+def _named_without_region(record: StudyRecord) -> frozenset[str]:
+    """The findings that no region has and that its texts name, or deny; a question answered by no names none."""
+    asked = (pair for pair in record.qa if pair.answer.strip().lower() not in _DENYING_ANSWERS)
+    questions = (text for pair in asked for text in (pair.question, pair.answer))
+    descriptions = (region.description for region in record.regions if region.text_origin == "source")
+    texts = (record.caption, record.findings, record.impression, *questions, *descriptions)
+    named = findings_named("\n".join(dict.fromkeys(texts)).lower())
+    regions = {region.finding for region in record.regions}
+    own = [{canonical_finding(clean(finding)), *clean(finding).split()} for finding in regions]
+    return frozenset(
+        name
+        for name in named
+        if not any(canonical_finding(name) in words or set(name.split()) <= words for words in own)
+    )
+
+
+def _words_of_source(record: StudyRecord) -> frozenset[str]:
+    """The words of all texts of a record that its source has written, with those of a template that mean the same."""
+    texts = [region.description for region in record.regions if region.text_origin == "source"]
+    if record.text_origin == "source":
+        texts += [record.caption, record.findings, record.impression]
+    words = set(_WORD.findall("\n".join(texts).lower()))
+    return frozenset(words.union(*(_SAME_WORDS.get(word, ()) for word in words)))
+
+
+def _may_be_said(
+    candidate: Candidate, statement: Statement, unplaced: frozenset[str], source_words: frozenset[str]
+) -> bool:
+    """True where a text of the record may mean what the candidate says beyond the statement."""
+    if candidate.changed == "finding":
+        return _may_be_any(candidate.facts.finding, unplaced)
+    new_words = set(_WORD.findall(candidate.text)) - set(_WORD.findall(describe_region(_carry(statement))))
+    return bool(new_words) and candidate.changed != "negation" and new_words <= source_words
+
+
+def _may_be_any(finding: str, others: frozenset[str]) -> bool:
+    return any(may_be_one(finding, other) for other in others)
+
+
 def _image_negatives(
     record: StudyRecord,
     part: str | None,
     known: Sequence[Facts],
     false_of: dict[Statement, list[Candidate]],
+    unplaced: frozenset[str],
     choice: SeededChoice,
 ) -> list[NegativeRecord]:
     """False captions: the image's, by template, with one statement changed, added to a normal image, or all denied."""
     study, is_normal = study_phrase(record.modality, record.view, record.anatomy), claims_normality(record)
     found = []
     if is_normal and not record.regions:
-        for finding in choice.shuffled(abnormal_findings(part))[:MAX_IMAGE_NEGATIVES]:
+        absent = [finding for finding in abnormal_findings(part) if not _may_be_any(finding, unplaced)]
+        for finding in choice.shuffled(absent)[:MAX_IMAGE_NEGATIVES]:
             found.append(_false_caption(study, [RegionRecord(_NOWHERE, finding)], "finding"))
     if not is_normal:
         if any(is_abnormal(fact.finding, part) and fact.is_certain and not fact.is_negated for fact in known):

@@ -12,12 +12,14 @@ from record_strategies import BOX, make_study, regions_of_any_kind, studies_of_a
 
 from regionmed_clip.processing.corpus.captions import count_statements, state_region, study_phrase
 from regionmed_clip.processing.corpus.entailment import entails, is_false, know
-from regionmed_clip.processing.corpus.finding_table import SITES, findings_instead, may_be_one
+from regionmed_clip.processing.corpus.finding_table import SITES, findings_instead, findings_named, may_be_one
 from regionmed_clip.processing.corpus.multi_level_text import write_texts
 from regionmed_clip.processing.corpus.negatives import MAX_IMAGE_NEGATIVES, write_negatives
 from regionmed_clip.processing.corpus.phantoms.study import draw_phantom
 from regionmed_clip.processing.corpus.places import exclude_each_other, other_places
-from regionmed_clip.processing.corpus.records import NEGATIVE_CHANGES, RegionRecord
+from regionmed_clip.processing.corpus.records import NEGATIVE_CHANGES, QARecord, RegionRecord
+from regionmed_clip.processing.corpus.sources.nih_bbox import FINDING_OF_LABEL
+from regionmed_clip.processing.corpus.sources.vindr_cxr import DIAGNOSIS_OF_LABEL, FINDING_OF_CLASS
 from regionmed_clip.processing.corpus.text_keys import region_text_key, stated_caption_key
 
 NODULE = RegionRecord(BOX, "pulmonary nodule", "lung", laterality="right", place="upper zone", size="large")
@@ -272,3 +274,104 @@ def test_a_word_of_many_meanings_is_read_in_its_part_of_the_body_only():
     assert "cavity" in findings_instead("nodule", "chest")
     assert findings_instead("nodule", None) == findings_instead("nodule", "abdomen") == ()
     assert findings_instead("nerve", None) == ()
+
+
+@pytest.mark.parametrize(
+    ("finding", "said", "text"),
+    [  # of VinDr-CXR and NIH: findings without a box stand in the impression alone
+        ("mass or nodule", "Mass or nodule and pneumonia.", "consolidation"),
+        ("mass or nodule", "Mass or nodule and tuberculosis.", "consolidation"),
+        ("mass or nodule", "Mass or nodule and chronic obstructive pulmonary disease.", "cavity"),
+        ("cardiomegaly", "Cardiomegaly and effusions.", "pleural effusion"),
+        ("cardiomegaly", "Cardiomegaly, hydropneumothorax.", "pneumothorax"),
+        ("cardiomegaly", "Cardiomegaly with blunting of the costophrenic angles.", "pleural effusion"),
+        ("pneumothorax", "Pneumothorax, pleural thickening.", "pleural effusion"),
+    ],
+)
+def test_a_finding_that_a_text_names_without_a_region_is_put_nowhere(finding, said, text):
+    record = make_study([RegionRecord(BOX, finding)])
+    for changed in (
+        replace(record, impression=said),
+        replace(record, findings=said),
+        replace(record, caption=said),
+        replace(record, qa=(QARecord("What is seen?", said, "open"),)),
+    ):
+        assert text in {negative.text for negative in of_region(record, max_per_region=30)}
+        assert text not in {negative.text for negative in of_region(changed, max_per_region=30)}
+        assert not any(text in negative.text for negative in of_image(changed))
+
+
+def test_a_question_answered_by_no_names_nothing():
+    record = make_study([RegionRecord(BOX, "mass")], qa=(QARecord("Is there a consolidation?", "No", "closed"),))
+    assert "consolidation" in {negative.text for negative in of_region(record, max_per_region=30)}
+
+
+def test_a_normal_image_gets_no_finding_that_its_texts_name():
+    record = make_study(is_normal=True)
+    texts = [negative.text for seed in range(20) for negative in write_negatives(record, seed)]
+    assert any("consolidation" in text for text in texts)
+    changed = replace(record, impression="No focal abnormality. Old tuberculosis.")
+    texts = [negative.text for seed in range(20) for negative in write_negatives(changed, seed)]
+    assert texts
+    assert not any(word in text for text in texts for word in ("consolidation", "cavity", "nodule", "effusion"))
+
+
+@pytest.mark.parametrize(
+    ("said", "dropped"),
+    [
+        ("Nodules in both lungs.", {"laterality"}),
+        ("Large nodule on the right. A smaller one on the left.", {"laterality"}),
+        ("Large nodule of the right upper zone, tiny ones below.", {"size"}),
+        ("Nodule of the right upper zone, smaller ones in the lower zone.", {"place"}),
+        ("Large nodule in the right upper zone.", set()),
+    ],
+)
+def test_what_a_text_of_the_source_may_mean_is_no_negative(said, dropped):
+    record = make_study([NODULE])
+    every = {negative.changed for negative in of_region(record, max_per_region=30)}
+    changed = replace(record, caption=said, findings=said, impression="", text_origin="source")
+    kept = of_region(changed, max_per_region=30)
+    assert every - {negative.changed for negative in kept} == dropped - {"place"}
+    assert ("place" in dropped) != any("lower zone" in n.text for n in kept if n.changed == "place")
+
+
+def test_a_general_word_that_one_region_denies_is_not_false_where_another_has_a_finding():
+    clear = RegionRecord(BOX, "abnormality", "lung", laterality="right", is_negated=True)
+    opacity = RegionRecord(BOX, "consolidation", "lung", laterality="right", place="lower zone")
+    assert [negative.changed for negative in of_region(make_study([clear]))] == ["negation"]
+    assert of_region(make_study([clear, opacity])) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_one"),
+    [
+        ("calcification", "pulmonary nodule", True),
+        ("calcification", "pleural thickening", True),
+        ("calcification", "aortic enlargement", True),
+        ("pleural thickening", "pleural effusion", True),
+        ("lung cyst", "lung cavity", True),
+        ("emphysema", "lung cyst", True),
+        ("emphysema", "pneumothorax", True),
+        ("enlarged cardiomediastinum", "mediastinal shift", True),
+        ("tuberculosis", "consolidation", True),
+        ("lung tumor", "mass or nodule", True),
+        ("infiltrates", "consolidation", True),  # a name that the table does not know may be any that it knows
+        ("alveolar pattern", "consolidation", True),
+        ("left lung", "consolidation", False),  # but for organs
+        ("rib fracture", "clavicle fracture", False),
+        ("aortic enlargement", "cardiomegaly", False),
+        ("pleural thickening", "pneumothorax", False),
+        ("hernia", "cardiomegaly", False),
+        ("enlarged pulmonary artery", "aortic enlargement", False),
+    ],
+)
+def test_findings_of_the_public_sources_are_two_only_where_they_surely_differ(first, second, is_one):
+    assert may_be_one(first, second) == may_be_one(second, first) == is_one
+
+
+def test_the_table_knows_the_findings_of_vindr_cxr_and_nih_and_puts_no_rare_one_instead():
+    named = {*FINDING_OF_CLASS.values(), *DIAGNOSIS_OF_LABEL.values(), *FINDING_OF_LABEL.values()}
+    for finding in named - {"other lesion"}:
+        assert findings_named(f"There is {finding}.") == {finding}
+    instead = {name for finding in named for name in findings_instead(finding, "chest")}
+    assert instead <= {"pulmonary nodule", "consolidation", "cavity", "pleural effusion", "pneumothorax"}
