@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from regionmed_clip.processing.corpus.examples import example_from_record
 from regionmed_clip.processing.corpus.perceptual_hash import NUM_WORDS, hash_of_bytes, hex_of_hash
+from regionmed_clip.processing.corpus.phi_patterns import PHI_KINDS, find_phi
 from regionmed_clip.processing.corpus.records import SPLITS, StudyRecord
 from regionmed_clip.processing.corpus.sources import BadItem, Source
 from regionmed_clip.processing.corpus.splits import patient_key
@@ -25,6 +27,8 @@ from regionmed_clip.processing.corpus.staging import RowWriter, temporary_name
 from regionmed_clip.processing.image_errors import DECODE_ERRORS
 
 ITEMS_OF_CHUNK = 512
+_MEMORY_FILE = re.compile(r"<_io\.BytesIO object at 0x[0-9a-fA-F]+>")  # Pillow's name for it, new in every process
+_KINDS_IN_PATHS = ("dicom-uid", "url")  # the pseudonyms by which data sets name their files
 INDEX_TYPE = np.dtype(
     [
         ("order", "<u8"),  # hash of seed and image id: its rank is the place in the shuffled corpus
@@ -143,9 +147,22 @@ def scan_chunk(work: Path, source: Source, chunk: Chunk, seed: int, schema: pa.S
 def write_lines(path: Path, bad: Sequence[BadItem]) -> None:
     """Nothing; writes bad items as JSON lines, whole or not at all."""
     temporary = temporary_name(path)
-    lines = (json.dumps({"source": item.source, "item": item.key, "reason": item.reason}) + "\n" for item in bad)
-    temporary.write_text("".join(lines), encoding="utf-8")
+    lines = ({"source": item.source, "item": item.key, "reason": _told(item.reason)} for item in bad)
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     temporary.rename(path)
+
+
+def _told(reason: str) -> str:
+    """A reason for the quarantine file: the same in every build, and without what looks like personal data."""
+    reason = _MEMORY_FILE.sub("it", reason)
+    parts, stop = [], 0
+    for hit in find_phi(reason):
+        if hit.kind in _KINDS_IN_PATHS:
+            continue
+        if hit.start >= stop:
+            parts += [reason[stop : hit.start], f"[withheld: {PHI_KINDS[hit.kind]}]"]
+        stop = max(stop, hit.stop)
+    return "".join((*parts, reason[stop:]))
 
 
 def hash_64(*parts: str) -> int:
