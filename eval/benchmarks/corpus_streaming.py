@@ -30,6 +30,7 @@ from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedC
 
 BATCH_SIZE = 32
 SPLIT = "train"
+TRAINING_COLUMNS = ["image", "window", "image_id", "caption", "caption_key", "regions", "source"]
 Path_ = Callable[[], Iterator[dict[str, Any]]]
 
 
@@ -55,7 +56,8 @@ def run(corpus: Path, num_images: int, rounds: int) -> dict[str, Any]:
     rows = list(BuiltCorpus(corpus).rows(SPLIT, 0, num_images, ["image", "regions", "image_id"]))
     paths: dict[str, Path_] = {
         "bytes_in_memory": lambda: ({**row, "image": Image.open(BytesIO(row["image"]["bytes"]))} for row in rows),
-        "medregion_stream": lambda: iter(stream_examples(str(corpus), SPLIT)),
+        "medregion_stream": lambda: iter(stream_examples(str(corpus), SPLIT, columns=TRAINING_COLUMNS)),
+        "medregion_stream_all_columns": lambda: iter(stream_examples(str(corpus), SPLIT)),
         "parquet_stream": lambda: _parquet_stream(corpus),
     }
     seconds: dict[str, list[float]] = {name: [] for name in paths}

@@ -16,6 +16,9 @@ from regionmed_clip.processing.corpus.perceptual_hash import near_pairs_of_words
 from regionmed_clip.processing.corpus.scan import ScanIndex
 
 
+_BLOCK = 1 << 16
+
+
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """Two images, by their position in the scan: `dropped` is the second one if it left the corpus."""
@@ -106,8 +109,13 @@ def _exact_pairs(index: ScanIndex) -> Iterator[tuple[int, int]]:
 
 
 def _equal_neighbours(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(earlier, later) positions that follow each other among those of one value; 0 stands for "unknown"."""
+    """(earlier, later) positions that follow each other among those of one value; 0 stands for "unknown".
+
+    The values are read block by block once they are sorted: every array of the whole length costs its bytes an image.
+    """
     order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    for place in np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)):
-        yield int(order[place]), int(order[place + 1])
+    for start in range(0, len(order) - 1, _BLOCK):
+        members = order[start : start + _BLOCK + 1]
+        ordered = values[members]
+        for place in np.flatnonzero((ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)):
+            yield int(members[place]), int(members[place + 1])

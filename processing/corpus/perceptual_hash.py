@@ -162,10 +162,12 @@ class _Search:
 
 def _sorted_by(coarse: np.ndarray, mask: np.uint64) -> tuple[np.ndarray, np.ndarray]:
     """The order that sorts coarse words by their masked bits, and those bits in it; flat images (0) are left out."""
-    order = np.argsort(coarse & mask, kind="stable")
-    if (coarse == 0).any():
+    order = np.argsort(coarse & mask)  # not stable: that costs memory, and the members of a bucket are sorted later
+    if not coarse.all():
         order = order[coarse[order] != 0]
-    return order, coarse[order] & mask
+    keys = coarse[order]
+    keys &= mask
+    return order, keys
 
 
 @lru_cache(maxsize=1)

@@ -154,7 +154,7 @@ def write_lines(path: Path, bad: Sequence[BadItem]) -> None:
 
 def _told(reason: str) -> str:
     """A reason for the quarantine file: the same in every build, and without what looks like personal data."""
-    reason = _MEMORY_FILE.sub("it", reason)
+    reason = _MEMORY_FILE.sub("in memory", reason)
     parts, stop = [], 0
     for hit in find_phi(reason):
         if hit.kind in _KINDS_IN_PATHS:

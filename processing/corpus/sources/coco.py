@@ -11,6 +11,7 @@ counts as annotated by it, boxes or not. The split is a word of the file's path 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -185,7 +186,7 @@ class CocoFolder(GenericFolder):
             return None
         for folder in folders:
             path = PurePosixPath(folder, file_name)
-            if (self.root / path).is_file():
+            if os.path.isfile(self.root / path):  # False, not OSError, for a name that is too long
                 return path.as_posix()
         return None
 
@@ -269,7 +270,7 @@ def _box(bbox: Any, width: int, height: int, where: str) -> Box:
     if not is_box or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in bbox):
         raise ValueError(f"{where} has bbox {bbox!r}; it must be four numbers [x, y, width, height]. Correct it.")
     x, y, box_width, box_height = (float(value) for value in bbox)
-    if not (np.isfinite(bbox).all() and box_width > 0 and box_height > 0):
+    if not (np.isfinite((x, y, box_width, box_height)).all() and box_width > 0 and box_height > 0):
         raise ValueError(
             f"{where} has bbox {bbox}; all values must be finite, width and height above 0. Correct it, or convert "
             "corners to [x, y, width, height]."

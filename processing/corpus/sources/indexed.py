@@ -114,7 +114,7 @@ class IndexedSource(ABC):
             try:
                 record = self.record(item)
                 record.check()
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:  # the latter of a whole number that no float holds
                 yield BadItem(self.name, item.key, str(error))
             else:
                 yield record

@@ -25,7 +25,7 @@ def parse_row(raw: bytes) -> dict[str, Any]:
     """One line of the file as a row that has an image path."""
     try:
         row = json.loads(raw)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError both
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError both; brackets without end
         raise ValueError(
             f"{_shown(raw)} is no JSON ({error}); a line holds one JSON object. Write it again."
         ) from error
@@ -40,7 +40,7 @@ def read_split(row: dict[str, Any]) -> str | None:
     name = row.get("split")
     if name is None:
         return None
-    if name not in SPLIT_OF_NAME:
+    if not isinstance(name, str) or name not in SPLIT_OF_NAME:
         raise ValueError(
             f"{row['image']}: split is {name!r}; it must be one of {', '.join(SPLIT_OF_NAME)} or null. Rename it."
         )

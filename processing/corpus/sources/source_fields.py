@@ -18,9 +18,9 @@ SPLIT_OF_NAME = {
 }
 
 
-def parse_split(name: str) -> str:
-    """The split that a source calls `name`; ValueError for a name that is none of a split."""
-    if name not in SPLIT_OF_NAME:
+def parse_split(name: Any) -> str:
+    """The split that a source calls `name`; ValueError for a name that is none of a split, or no text."""
+    if not isinstance(name, str) or name not in SPLIT_OF_NAME:
         raise ValueError(f"split is {name!r}; it must be one of {', '.join(SPLIT_OF_NAME)}. Correct or drop the row.")
     return SPLIT_OF_NAME[name]
 

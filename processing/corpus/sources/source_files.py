@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+MAX_NAME_BYTES = 255  # of a file, with which the common file systems agree
 ROUNDING_PIXELS = 1.0  # by so much annotation tools let a box stick out of its image
 Box = tuple[float, float, float, float]
 
@@ -73,8 +75,14 @@ def open_image_file(path: Path, size: tuple[int, int] | None = None) -> ImageFil
 
 
 def path_inside(root: Path, name: str) -> Path:
-    """The path of `name` under `root`, links resolved; ValueError where it leads outside."""
-    path = (root / name).resolve()
+    """The path of `name` under `root`, links resolved; ValueError where it leads outside or can name no file."""
+    try:
+        is_too_long = any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(name).parts)
+        path = (root / name).resolve()
+    except ValueError as error:
+        raise ValueError(f"{name!r} names no file ({error}); correct the row.") from error
+    if is_too_long:
+        raise ValueError(f"{name!r:.99} names no file: a part of it has more than {MAX_NAME_BYTES} bytes. Correct it.")
     if not path.is_relative_to(root.resolve()):
         raise ValueError(
             f"{name!r} leads to {path}; files of a source must lie within {root}, links included. "

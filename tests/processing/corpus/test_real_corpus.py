@@ -1,4 +1,4 @@
-"""The six real sources beside the checkout, built, checked, compared and exported: nothing lost, every box to the pixel."""
+"""The six real sources beside the checkout, built and checked: nothing lost, every box to the pixel."""
 
 from __future__ import annotations
 
