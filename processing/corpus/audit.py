@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,9 +19,16 @@ from tqdm import tqdm
 
 from regionmed_clip.processing.corpus.audit_report import AuditReport, joined
 from regionmed_clip.processing.corpus.audit_rows import check_row
-from regionmed_clip.processing.corpus.built_corpus import DATA_FOLDER, BuiltCorpus, is_built_corpus
+from regionmed_clip.processing.corpus.built_corpus import (
+    DATA_FOLDER,
+    DUPLICATES_NAME,
+    QUARANTINE_NAME,
+    BuiltCorpus,
+    is_built_corpus,
+)
 from regionmed_clip.processing.corpus.fingerprints import Part, part_of_split, same_values
 from regionmed_clip.processing.corpus.perceptual_hash import near_pairs
+from regionmed_clip.processing.corpus.scan import hash_64
 from regionmed_clip.processing.corpus.shard_writer import sha256_of_file
 
 MIN_IMAGES_OF_PROCESS = 1000  # below it a process costs more than it saves
@@ -68,11 +77,13 @@ def check_corpus(
     show_progress: bool = True,
 ) -> AuditReport:
     """The report on a built corpus: files, every row, and what holds between rows; see `check_path`."""
+    corpus.check_manifest()
     report = AuditReport(f"{corpus.folder} ({corpus.revision})", accepted=accepted)
     tasks = list(_tasks_of(corpus))
     readable = [task for task in tasks if _check_file(corpus, task, report)]
     _check_listing(corpus, tasks, report)
     counts = _check_rows(readable, report, num_processes, show_progress)
+    _check_lists(corpus, report)
     if len(readable) == len(tasks):  # else every count is off, and the message would only repeat it
         _check_counts(corpus, counts, report)
         _check_between_rows(corpus, report)
@@ -190,7 +201,7 @@ def _check_shard(task: _ShardTask) -> tuple[AuditReport, dict[tuple[str, str], n
             check_row(row, report)
             if row["split"] != task.split:
                 report.add("record", row["image_id"], f"split is {row['split']!r} in a shard of {task.split}")
-            numbers = np.array([1, len(row["regions"]), len(row["qa"])], dtype=np.int64)
+            numbers = np.array([1, len(row["regions"] or ()), len(row["qa"] or ())], dtype=np.int64)
             for key in (("split", task.split), ("source", row["source"])):
                 counts[key] = counts.get(key, np.zeros(3, dtype=np.int64)) + numbers
     except _READ_ERRORS as error:
@@ -209,20 +220,59 @@ def _check_counts(corpus: BuiltCorpus, counts: dict[tuple[str, str], np.ndarray]
         said = [entry.get(key, 0) for key in ("num_images", "num_regions", "num_questions")]
         if said != found:
             report.add("count", f"{kind} {name}", f"images, regions, questions are {found}, the manifest says {said}")
+        in_shards = sum(shard["num_images"] for shard in entry.get("shards", ()))
+        if kind == "split" and in_shards != said[0]:
+            report.add("count", f"split {name}", f"its shards have {in_shards} images, the manifest says {said[0]}")
+
+
+def _check_lists(corpus: BuiltCorpus, report: AuditReport) -> None:
+    """Nothing; compares the manifest's numbers of what was left out with the files that list it.
+
+    The quarantine file is no part of a corpus that was pushed.
+    """
+    manifest: dict[str, Any] = corpus.manifest
+    num_exact = sum(source["num_exact_duplicates"] for source in manifest["sources"])
+    stated = {
+        DUPLICATES_NAME: {"exact": num_exact, "near": manifest["num_near_duplicates"]},
+        QUARANTINE_NAME: {source["name"]: source["num_quarantined"] for source in manifest["sources"]},
+    }
+    for name, key in ((DUPLICATES_NAME, "kind"), (QUARANTINE_NAME, "source")):
+        path = corpus.folder / name
+        if name == QUARANTINE_NAME and not path.is_file():
+            continue
+        try:
+            with path.open(encoding="utf-8") as file:
+                found = Counter(json.loads(line)[key] for line in file)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            report.add("count", name, f"it cannot be read ({type(error).__name__})")
+            continue
+        for what in sorted({*found, *stated[name]}):
+            said = stated[name].get(what, 0)
+            if said != found[what]:
+                report.add("count", name, f"{what}: {found[what]} lines, the manifest says {said}")
 
 
 def _check_between_rows(corpus: BuiltCorpus, report: AuditReport) -> None:
     """Nothing; looks for images, ids and patients that occur twice, and near duplicates in two splits."""
-    parts = [part_of_split(corpus, split) for split in corpus.splits()]
+    try:
+        parts = [part_of_split(corpus, split) for split in corpus.splits()]
+    except ValueError as error:  # a row without id or hash: there is nothing to compare
+        report.add("image-hash", str(corpus.folder), str(error))
+        return
     for number, part in enumerate(parts):
         _check_repeats(part, report)
         for other in parts[:number]:
             _check_pair(part, other, report)
 
 
+def _hashes_of_ids(part: Part) -> np.ndarray:
+    """(N,) uint64: the ids as hashes; an array of texts would give each the room of the longest."""
+    return np.fromiter((hash_64("id", image_id) for image_id in part.image_ids), np.uint64, len(part.image_ids))
+
+
 def _check_repeats(part: Part, report: AuditReport) -> None:
     """Nothing; looks for ids and image bytes that occur twice in a split."""
-    for rule, values in (("duplicate-image", part.prints["sha256"]), ("duplicate-id", np.array(part.image_ids))):
+    for rule, values in (("duplicate-image", part.prints["sha256"]), ("duplicate-id", _hashes_of_ids(part))):
         order = np.argsort(values, kind="stable")
         for place in np.flatnonzero(values[order[1:]] == values[order[:-1]]):
             first, second = part.image_ids[order[place]], part.image_ids[order[place + 1]]
@@ -231,9 +281,8 @@ def _check_repeats(part: Part, report: AuditReport) -> None:
 
 def _check_pair(part: Part, other: Part, report: AuditReport) -> None:
     """Nothing; looks for what two splits share."""
-    ids = np.array(part.image_ids), np.array(other.image_ids)
     for rule, values in (
-        ("duplicate-id", ids),
+        ("duplicate-id", (_hashes_of_ids(part), _hashes_of_ids(other))),
         ("duplicate-image", (part.prints["sha256"], other.prints["sha256"])),
         ("patient-in-splits", (part.prints["patient"], other.prints["patient"])),
     ):

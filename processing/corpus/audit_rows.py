@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from regionmed_clip.processing.corpus.audit_report import AuditReport, joined, phi_place
+from regionmed_clip.processing.corpus.audit_report import KINDS_OF_IDS, AuditReport, joined, phi_place
 from regionmed_clip.processing.corpus.burnt_in_text import find_burnt_in_text
 from regionmed_clip.processing.corpus.image_metadata import metadata_texts
 from regionmed_clip.processing.corpus.perceptual_hash import hash_of_bytes, hex_of_hash
@@ -30,29 +30,38 @@ from regionmed_clip.processing.image_errors import DECODE_ERRORS
 
 MAX_KEY = 2**63
 MASK_TOLERANCE_PIXELS = 1.0
-_KINDS_OF_IDS = ("name", "email", "ssn")  # what may not be a pseudonym; numbers and UIDs are pseudonyms of data sets
+_IDS = ("patient_id", "image_id")
+_MAY_BE_NULL = frozenset(
+    {"anatomy", "view", "patient_id", "window", "laterality", "place", "size", "severity", "certainty", "mask"}
+    | {"region"}  # of a text or a negative: the whole image
+    | {"image"}  # which `_check_image` reports
+)
 _SWAPPED_ORIENTATIONS = (5, 6, 7, 8)  # EXIF: shown with width and height exchanged
 
 
 def check_row(row: dict[str, Any], report: AuditReport) -> None:
     """Nothing; adds every breach of the row to the report."""
     report.num_items += 1
+    empty = list(_empty_fields(row))
+    if empty:
+        report.add("record", row["image_id"] or f"a row of {report.subject}", f"nothing in {joined(empty)}")
+        return
     _check_image(row, report)
     has_sound_boxes = _check_boxes(row, report)
     masks = [_check_mask(row, index, report) for index in range(len(row["regions"]))]
     if has_sound_boxes:
         _check_record(row, masks, report)
     _check_texts(row, report)
-    for where, text in (*texts_of(row), ("patient_id", row["patient_id"] or "")):
+    for where, text in (*texts_of(row), *((name, row[name] or "") for name in _IDS)):
         for hit in find_phi(text):
-            if where == "patient_id" and hit.kind not in _KINDS_OF_IDS:
+            if where in _IDS and hit.kind not in KINDS_OF_IDS:
                 continue
             report.add(f"phi-{hit.kind}", row["image_id"], phi_place(PHI_KINDS[hit.kind], where, hit.start, hit.stop))
 
 
 def texts_of(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(place, text) of everything in a row that a person may have written; empty texts are left out."""
-    for name in ("caption", "findings", "impression"):
+    for name in ("caption", "findings", "impression", "modality", "anatomy", "view"):
         yield from ((name, row[name]) for _ in range(bool(row[name])))
     for index, region in enumerate(row["regions"]):
         for name in ("finding", "anatomy", "place", "description"):
@@ -80,6 +89,18 @@ def tight_box_of_runs(mask: MaskRle) -> tuple[int, int, int, int] | None:
     y0 = 0 if spans.any() else int((starts % height).min())
     y1 = height if spans.any() else int((lasts % height).max()) + 1
     return int(first_columns.min()), y0, int(last_columns.max()) + 1, y1
+
+
+def _empty_fields(row: dict[str, Any]) -> Iterator[str]:
+    """The places of a row that hold null and must not."""
+    yield from (name for name, value in row.items() if value is None and name not in _MAY_BE_NULL)
+    for name in ("regions", "qa", "texts", "negatives"):
+        for index, part in enumerate(row[name] or ()):
+            fields = {"": None} if part is None else {f".{key}": value for key, value in part.items()}
+            fields |= {f".mask.{key}": value for key, value in (fields.get(".mask") or {}).items()}
+            for key, value in fields.items():
+                if value is None and key[1:] not in _MAY_BE_NULL:
+                    yield f"{name}[{index}]{key}"
 
 
 def region_of(region: dict[str, Any], mask: MaskRle | None = None) -> RegionRecord:
@@ -138,7 +159,7 @@ def _check_boxes(row: dict[str, Any], report: AuditReport) -> bool:
     is_sound = True
     for index, region in enumerate(row["regions"]):
         box = region["box"]
-        if box is None or len(box) != 4 or not all(math.isfinite(value) for value in box):
+        if box is None or len(box) != 4 or not all(value is not None and math.isfinite(value) for value in box):
             problem = "is not four finite numbers"
         elif box[2] <= box[0] or box[3] <= box[1]:
             problem = "has x1 <= x0 or y1 <= y0"
@@ -207,6 +228,10 @@ def _check_texts(row: dict[str, Any], report: AuditReport) -> None:
     item, num_regions = row["image_id"], len(row["regions"])
     key_of_text: dict[tuple[int | None, str], int] = {}
     true_keys = {row["caption_key"], *(region["key"] for region in row["regions"])}
+    undescribed = [str(index) for index, region in enumerate(row["regions"]) if not region["description"].strip()]
+    if undescribed or not row["texts"]:
+        shown = joined(undescribed) or "none"
+        report.add("text", item, f"regions without description: {shown}; {len(row['texts'])} texts")
     for index, text in enumerate(row["texts"]):
         where = f"texts[{index}]"
         if not (text["text"] or "").strip():

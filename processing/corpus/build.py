@@ -8,10 +8,12 @@ or on interruptions.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ from regionmed_clip.processing.corpus.scan import (
     write_lines,
 )
 from regionmed_clip.processing.corpus.shard_writer import ORDER_TYPE, Shard, order_path, plan_shards
+from regionmed_clip.processing.corpus.sources.indexed import IndexedSource
 from regionmed_clip.processing.corpus.sources.registry import SourceSpec
 
 WORK_FOLDER = ".work"
@@ -108,12 +111,13 @@ def build_corpus(
     out = Path(out)
     work = out / WORK_FOLDER
     if is_built_corpus(out):
-        return _finished(out, specs, options)
+        return _finished(out, specs, options, strict)
     if out.exists() and any(out.iterdir()) and not work.is_dir():
         raise ValueError(f"{out} holds other files; a corpus is built in a new or empty folder. Name another.")
     work.mkdir(parents=True, exist_ok=True)
-    build = _Build(specs, options, out, work, num_processes or os.cpu_count() or 1, strict, show_progress)
-    return build.run()
+    with _alone(work):
+        build = _Build(specs, options, out, work, num_processes or os.cpu_count() or 1, strict, show_progress)
+        return build.run()
 
 
 class _Build:
@@ -162,10 +166,14 @@ class _Build:
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
             changed = sorted(key for key in plan if found.get(key) != plan[key])
+            if not changed and any(
+                isinstance(source, IndexedSource) and source.has_changed() for source in self.sources
+            ):
+                changed = ["sources"]
             if changed:
                 raise ValueError(
                     f"{self.out} holds an interrupted build with other {', '.join(changed)}; a build goes on with the "
-                    "same sources and options. Repeat its command, or name another folder."
+                    "same sources, annotations and options. Repeat its command, or name another folder, or delete this."
                 )
             return
         write_whole(path, json.dumps(plan), self.work)
@@ -176,7 +184,7 @@ class _Build:
         if unread and self.strict:
             raise ValueError(f"{unread[0].source}: {unread[0].key}: {unread[0].reason}")
         write_lines(self.work / "unread.bad.jsonl", unread)
-        missing = [chunk for chunk in chunks if not index_path(self.work, chunk.number).is_file()]
+        missing = [chunk for chunk in chunks if not self._is_scanned(chunk.number)]
         done = sum(chunk.stop - chunk.start for chunk in chunks) - sum(chunk.stop - chunk.start for chunk in missing)
         results = workers.run(scan_job, missing)
         for number in self._follow(results, "reading images", sum(chunk.stop - chunk.start for chunk in chunks), done):
@@ -192,6 +200,11 @@ class _Build:
                     file.write(line)
         temporary.rename(self.out / QUARANTINE_NAME)
         return counts
+
+    def _is_scanned(self, chunk_number: int) -> bool:
+        """Whether a chunk is done; with `strict`, one with bad items is not: they may have been corrected since."""
+        is_done = index_path(self.work, chunk_number).is_file()
+        return is_done and not (self.strict and bad_path(self.work, chunk_number).stat().st_size)
 
     def _refuse_bad(self, chunk_number: int) -> None:
         """Nothing; with `strict`, ValueError for the first bad item of a scanned chunk."""
@@ -255,9 +268,24 @@ class _Build:
                 yield result
 
 
-def _finished(out: Path, specs: Sequence[SourceSpec], options: BuildOptions) -> BuiltCorpus:
-    """The corpus in `out`, built before; ValueError where it was built from something else."""
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Keeps other builds out of the folder while this one works in it; ends with the process, however that ends."""
+    with (work / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{work.parent} is being built by another process; one build at a time writes a folder. Wait for it, "
+                "or name another folder."
+            ) from None
+        yield
+
+
+def _finished(out: Path, specs: Sequence[SourceSpec], options: BuildOptions, strict: bool) -> BuiltCorpus:
+    """The corpus in `out`, built before; ValueError where it was built from something else, or is not `strict`."""
     corpus = BuiltCorpus(out)
+    corpus.check_manifest()
     wanted = {"options": asdict(options), "sources": [(s.name, s.revision) for _, s in open_all(specs, None)]}
     found = {**corpus.manifest, "sources": [(s["name"], s["revision"]) for s in corpus.manifest["sources"]]}
     for key, value in wanted.items():
@@ -266,13 +294,21 @@ def _finished(out: Path, specs: Sequence[SourceSpec], options: BuildOptions) -> 
                 f"{out} holds a corpus with {key} {found[key]}, and this build has {value}; a corpus is never changed. "
                 "Name another folder, or delete this one."
             )
-    return _tidy(out)
+    num_bad = sum(source["num_quarantined"] for source in corpus.manifest["sources"])
+    if strict and num_bad:
+        raise ValueError(
+            f"{out} holds a corpus without {num_bad} bad items, see {out / QUARANTINE_NAME}; a strict build has none. "
+            "Correct them and build into another folder."
+        )
+    if not (out / WORK_FOLDER).is_dir():
+        return corpus
+    with _alone(out / WORK_FOLDER):
+        return _tidy(out)
 
 
 def _tidy(out: Path) -> BuiltCorpus:
-    """The corpus in `out` with its card, and without work files."""
+    """The corpus in `out`, after writing its card and removing the work files."""
     corpus = BuiltCorpus(out)
-    if (out / WORK_FOLDER).is_dir():
-        write_whole(out / CARD_NAME, render_card(corpus), out / WORK_FOLDER)
-        shutil.rmtree(out / WORK_FOLDER)
+    write_whole(out / CARD_NAME, render_card(corpus), out / WORK_FOLDER)
+    shutil.rmtree(out / WORK_FOLDER)
     return corpus

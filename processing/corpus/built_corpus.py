@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -21,13 +22,18 @@ DUPLICATES_NAME = "duplicates.jsonl"
 CARD_NAME = "README.md"
 DATA_FOLDER = "data"
 FORMAT = 1  # of the manifest and the shards
+_ENTRIES = ("tool", "sources", "seed", "options", "num_near_duplicates", "num_moved_to_another_split")
+_ENTRIES_OF_SOURCE = ("name", "license", "revision", "num_images", "num_quarantined", "num_exact_duplicates")
+_ENTRIES_OF_SHARD = ("path", "num_images", "num_bytes", "sha256")
+_SHARD_PATH = re.compile(rf"{DATA_FOLDER}/[\w-][\w.-]*\.parquet")
 
 
 class BuiltCorpus:
     """A folder that `regionmed-corpus build` has finished, opened for reading; nothing of its rows is held in memory.
 
     Raises:
-        ValueError: the folder has no manifest, one of another format, or lacks a shard that the manifest names.
+        ValueError: the folder has no manifest, one that is damaged or of another format, or lacks a shard that the
+            manifest names.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -46,11 +52,27 @@ class BuiltCorpus:
             raise ValueError(f"{path} is no manifest ({error!r}); restore it or build the corpus again.") from error
         if found != FORMAT:
             raise ValueError(f"{path} has format {found!r}; this version reads {FORMAT}. Build the corpus again.")
+        problem = _problem_of(self.manifest)
+        if problem:
+            raise ValueError(f"{path} is damaged: {problem}. Restore it or build the corpus again.")
         for split in self.splits():
             for shard in self.shard_paths(split):
                 if not shard.is_file():
                     raise ValueError(f"{shard} is missing; the manifest names it. Restore it or build again.")
         self.revision = f"{self.manifest['name']}@{hashlib.sha256(content).hexdigest()[:12]}"
+
+    def check_manifest(self) -> None:
+        """Nothing; ValueError where the manifest lacks an entry, also one that is not needed to read the rows."""
+        manifest = self.manifest
+        missing = [key for key in _ENTRIES if key not in manifest]
+        for key_of, entries in (
+            (_ENTRIES_OF_SOURCE, manifest.get("sources") or ()),
+            (_ENTRIES_OF_SHARD, [shard for split in manifest["splits"].values() for shard in split["shards"]]),
+        ):
+            missing += sorted({key for entry in entries for key in key_of if key not in entry})
+        if missing:
+            path = self.folder / MANIFEST_NAME
+            raise ValueError(f"{path} lacks {', '.join(missing)}; a build writes them. Restore it or build again.")
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that hold at least one image, in the order train, validation, test."""
@@ -91,6 +113,21 @@ class BuiltCorpus:
                 f"{self.folder} has no split {split!r}; it has {', '.join(self.splits()) or 'none'}. Name one of these."
             )
         return self.manifest["splits"][split]
+
+
+def _problem_of(manifest: dict[str, Any]) -> str:
+    """What keeps the rows of a manifest's shards from being read, or "": its structure, a path out of the corpus."""
+    try:
+        numbers = [manifest["splits"][split]["num_images"] for split in manifest["splits"]]
+        shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+        numbers += [shard["num_images"] for shard in shards]
+        outside = [shard["path"] for shard in shards if not _SHARD_PATH.fullmatch(shard["path"])]
+        is_whole = isinstance(manifest["name"], str) and all(isinstance(number, int) for number in numbers)
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"it has another structure ({error!r})"
+    if outside:
+        return f"shard {outside[0]!r} does not lie in {DATA_FOLDER}/"
+    return "" if is_whole else "its name is no text, or a number of images is none"
 
 
 def _tables_of_file(file: pq.ParquetFile, start: int, stop: int, columns: Sequence[str] | None) -> Iterator[pa.Table]:

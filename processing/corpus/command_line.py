@@ -1,17 +1,20 @@
 """`regionmed-corpus`: builds, checks, describes, compares, exports and publishes region-annotated corpora.
 
 Exit status: 0 fine; 1 `check` found errors or `leak` found something shared; 2 a mistake in the command or its input,
-told in one message on stderr. Results go to stdout, progress to stderr.
+told in one message on stderr; 130 interrupted. Results go to stdout, progress to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from regionmed_clip.processing.corpus.audit import check_path
 from regionmed_clip.processing.corpus.audit_report import RULES
@@ -38,9 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"a shard cannot be read ({error}). `regionmed-corpus check` names it; restore it or build again."
         print(f"regionmed-corpus {options.command}: {what}", file=sys.stderr)  # noqa: T201
         return 2
+    except BrokenProcessPool:
+        what = "a process was ended from outside, most often because memory ran out; nothing that was done is lost"
+        way_out = "Run the same command again, with a smaller --num-processes"
+        print(f"regionmed-corpus {options.command}: {what}. {way_out}.", file=sys.stderr)  # noqa: T201
+        return 2
+    except sqlite3.Error as error:
+        what = f"an index of annotations cannot be written or read ({error})"
+        print(f"regionmed-corpus {options.command}: {what}. Is the disk full? Run it again.", file=sys.stderr)  # noqa: T201
+        return 2
     except (ValueError, ImportError, OSError) as error:
         print(f"regionmed-corpus {options.command}: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        way_out = "the same command goes on where it was" if options.command == "build" else "run it again"
+        print(f"regionmed-corpus {options.command}: interrupted; {way_out}.", file=sys.stderr)  # noqa: T201
+        return 130
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -66,13 +82,16 @@ def _build(options: argparse.Namespace) -> int:
         drop_near=options.drop_near,
     )
     header = ["source", "images", "regions", "questions", "quarantined", "exact duplicates"]
-    keys = ("num_images", "num_regions", "num_questions", "num_quarantined", "num_exact_duplicates")
+    keys = ["num_images", "num_regions", "num_questions", "num_quarantined", "num_exact_duplicates"]
+    if options.drop_near:
+        header.append("near duplicates dropped")
+        keys.append("num_near_dropped")
     sources = corpus.manifest["sources"]
     _print([format_table(header, [[source["name"], *(f"{source[key]:,}" for key in keys)] for source in sources])])
     splits = ", ".join(f"{split} {corpus.num_images(split):,}" for split in corpus.splits())
-    num_near = corpus.manifest["num_near_duplicate_pairs"]
+    num_near = corpus.manifest["num_near_duplicates"]
     num_bad = sum(source["num_quarantined"] for source in sources)
-    _print([f"{corpus.revision} in {corpus.folder}: images {splits}; {num_near:,} pairs of near duplicates."])
+    _print([f"{corpus.revision} in {corpus.folder}: images {splits}; {num_near:,} near duplicates."])
     if num_bad:
         _print([f"{num_bad:,} items were left out; {corpus.folder / QUARANTINE_NAME} says why."])
     return 0
@@ -86,7 +105,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    corpus = BuiltCorpus(options.corpus)
+    corpus = _sound_corpus(options.corpus)
     stats = collect_stats(corpus)
     parts = [f"## {title}\n\n{format_table(header, rows)}\n" for title, header, rows in stats_tables(stats) if rows]
     _print([f"# {corpus.revision}\n", *parts])
@@ -102,7 +121,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _leak(options: argparse.Namespace) -> int:
-    report = find_leaks(BuiltCorpus(options.corpus), options.against, max_distance=options.max_distance)
+    report = find_leaks(_sound_corpus(options.corpus), options.against, max_distance=options.max_distance)
     _write(options.json, report.as_json())
     _print(report.lines())
     return 1 if report.num_shared else 0
@@ -110,7 +129,7 @@ def _leak(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     lines = export_corpus(
-        BuiltCorpus(options.corpus),
+        _sound_corpus(options.corpus),
         options.output,
         options.format,
         splits=options.split,
@@ -148,6 +167,20 @@ def _list(options: argparse.Namespace) -> int:
         )
         _print([f"  option {name}: {meaning}" for name, meaning in about.options.items()])
     return 0
+
+
+def _sound_corpus(path: str) -> BuiltCorpus:
+    """The corpus at `path`; ValueError where a shard has other columns than this version writes."""
+    from regionmed_clip.processing.corpus.medregion import corpus_schema  # brings `datasets`
+
+    corpus, schema = BuiltCorpus(path), corpus_schema()
+    for shard in (shard for split in corpus.splits() for shard in corpus.shard_paths(split)):
+        if not pq.read_schema(shard).equals(schema, check_metadata=False):
+            raise ValueError(
+                f"{shard} has other columns than this version writes. `regionmed-corpus check` names them; restore it "
+                "or build again."
+            )
+    return corpus
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -294,9 +327,18 @@ def _add_accept(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _at_least_one(text: str) -> int:
+    """The number from 1 that `text` writes."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"it is {text}; it must be at least 1. Leave it out for one for each core.")
+    return number
+
+
 def _add_num_processes(sub: argparse.ArgumentParser) -> None:
     """Nothing; the option of parallel commands."""
-    sub.add_argument("--num-processes", type=int, metavar="N", help="parallel processes (default: one for each core)")
+    what = "parallel processes (default: one for each core)"
+    sub.add_argument("--num-processes", type=_at_least_one, metavar="N", help=what)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ IDENTIFYING_KEYWORDS = (
     "StationName DeviceSerialNumber StudyDescription SeriesDescription ProtocolName ImageComments "
     "AcquisitionComments DerivationDescription RequestedProcedureDescription OverlayData OverlayComments"
 ).split()
+_IDENTIFYING_KINDS = ("PN", "DA", "DT")  # a person's name, a date, a date with time: whatever the element is called
 PRIVATE_ELEMENTS = "private elements"  # reported beside the keywords: their meaning is the vendor's secret
 
 _COLOUR_INTERPRETATIONS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -371,15 +372,16 @@ def _identifying_names(dataset: Any) -> Iterator[str]:
     for tag in list(dataset.keys()):
         element = dataset.get_item(tag)  # as read, not converted: a malformed value cannot raise
         keyword = "" if tag.is_private else keyword_for_tag(tag)
-        if (element.VR or (dictionary_VR(tag) if keyword else "")) == "SQ":
+        kind = element.VR or (dictionary_VR(tag) if keyword else "")
+        if kind == "SQ":
             for item in dataset[tag].value:
                 yield from _identifying_names(item)
         elif not _holds_value(element.value):
             continue
         elif tag.is_private:
             yield PRIVATE_ELEMENTS
-        elif keyword in IDENTIFYING_KEYWORDS:
-            yield keyword
+        elif keyword in IDENTIFYING_KEYWORDS or kind in _IDENTIFYING_KINDS:
+            yield keyword or str(tag)
 
 
 def _holds_value(value: Any) -> bool:

@@ -15,13 +15,15 @@ import numpy as np
 from regionmed_clip.processing.corpus.perceptual_hash import near_pairs_of_words
 from regionmed_clip.processing.corpus.scan import ScanIndex
 
-
 _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """Two images, by their position in the scan: `dropped` is the second one if it left the corpus."""
+    """An image, `second`, and the earliest one to which it is equal or near, by their positions in the scan.
+
+    One for each duplicate, not for each pair: a film of near frames has a million pairs.
+    """
 
     kind: str  # "exact" or "near"
     first: int
@@ -45,7 +47,7 @@ def decide(index: ScanIndex, *, drop_near: bool = False) -> Decisions:
 
     Args:
         index: of the scan.
-        drop_near: drop every near duplicate of an image that is kept, instead of keeping it in the same split.
+        drop_near: drop every image that is near an earlier one, instead of keeping it in the same split.
     """
     is_kept = np.ones(len(index), dtype=bool)
     groups = _Groups(len(index))
@@ -56,14 +58,15 @@ def decide(index: ScanIndex, *, drop_near: bool = False) -> Decisions:
         duplicates.append(Duplicate("exact", first, second, is_dropped=True))
     for first, second in _equal_neighbours(index.column("patient")):
         groups.join(first, second)
-    found = near_pairs_of_words((index.column("phash"), index.fine_words()))
-    near = sorted(pair for pair in found if is_kept[pair[0]] and is_kept[pair[1]])
-    near.sort(key=lambda pair: pair[1])  # by the later image: whether it goes depends on earlier ones alone
-    for first, second, fine_bits in near:
+    coarse = index.column("phash")
+    coarse[~is_kept] = 0  # which is near to none: a thousand exact copies would be compared with each other
+    earliest: dict[int, tuple[int, int]] = {}  # near duplicate -> (the earliest image it is near to, bits)
+    for first, second, fine_bits in near_pairs_of_words((coarse, index.fine_words())):
         groups.join(first, second)
-        if drop_near and is_kept[first]:
-            is_kept[second] = False
-        duplicates.append(Duplicate("near", first, second, drop_near and not is_kept[second], fine_bits))
+        earliest[second] = min((first, fine_bits), earliest.get(second, (first, fine_bits)))
+    for second, (first, fine_bits) in sorted(earliest.items()):
+        is_kept[second] &= not drop_near
+        duplicates.append(Duplicate("near", first, second, drop_near, fine_bits))
     wished = index.column("split")
     split = groups.largest(wished)
     return Decisions(is_kept, split, duplicates, int(((split != wished) & is_kept).sum()))

@@ -71,7 +71,7 @@ def export_corpus(
         raise ValueError(
             f"a tar file of {tar_megabytes} MB is asked for; it must be at least 1. Leave it out for the default."
         )
-    splits = tuple(splits) or corpus.splits()
+    splits = tuple(dict.fromkeys(splits)) or corpus.splits()
     num_images = sum(corpus.num_images(split) for split in splits)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.partial")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -63,6 +63,10 @@ def part_of_split(corpus: BuiltCorpus, split: str) -> Part:
                 f"{corpus.folder}: split {split} has more than the {number} rows of its manifest. Run "
                 "`regionmed-corpus check`."
             )
+        for name in ("image_id", "sha256", "phash", "source"):
+            if row[name] is None:
+                where = f"{corpus.folder}: row {index} of split {split}"
+                raise ValueError(f"{where} has no {name}; every row has one. Build the corpus again.")
         patient = hash_64("patient", patient_key(row["source"], row["patient_id"])) if row["patient_id"] else 0
         prints[index] = (row["sha256"].encode(), hash_of_hex(row["phash"]), patient)
         image_ids.append(row["image_id"])
@@ -86,7 +90,7 @@ def _part_of_files(folder: Path, paths: list[Path], show_progress: bool) -> Part
     unreadable: list[str] = []
     prints = np.zeros(len(paths), dtype=TYPE)
     for path in tqdm(paths, desc=f"reading {folder.name}", unit="image", disable=not show_progress):
-        name = path.relative_to(folder).as_posix()
+        name = path.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()  # any name can be told
         try:
             with Image.open(path) as image:
                 phash = perceptual_hash(image)

@@ -40,6 +40,8 @@ def make_manifest(
     source_of_image = index.column("source")
     dropped = [pair.second for pair in decisions.duplicates if pair.kind == "exact"]
     num_exact = np.bincount(source_of_image[np.array(dropped, dtype=np.int64)], minlength=len(opened))
+    near = sorted({pair.second for pair in decisions.duplicates if pair.kind == "near" and pair.is_dropped})
+    num_near = np.bincount(source_of_image[np.array(near, dtype=np.int64)], minlength=len(opened))
     return {
         "format": FORMAT,
         "name": options["name"],
@@ -52,6 +54,7 @@ def make_manifest(
                 **_counts(index, decisions.is_kept & (source_of_image == number)),
                 "num_quarantined": num_bad_of_source.get(source.name, 0),
                 "num_exact_duplicates": int(num_exact[number]),
+                "num_near_dropped": int(num_near[number]),
             }
             for number, (spec, source) in enumerate(opened)
         ],
@@ -59,7 +62,7 @@ def make_manifest(
             split: {**_counts(index, decisions.is_kept & (decisions.split == SPLITS.index(split))), "shards": shards}
             for split, shards in shards_of_split.items()
         },
-        "num_near_duplicate_pairs": kinds.count("near"),
+        "num_near_duplicates": kinds.count("near"),
         "num_moved_to_another_split": decisions.num_moved,
     }
 

@@ -214,25 +214,36 @@ class _BuiltCorpus:
         path = folder / "manifest.json"
         if not path.is_file():
             raise ValueError(f"{folder} has no manifest.json; data_dir is a folder that regionmed-corpus has built.")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest.get("format") != FORMAT:
-            raise ValueError(f"{path} has format {manifest.get('format')!r}; this file reads {FORMAT}. Build it again.")
-        self._shards = {
-            split: [str(folder / shard["path"]) for shard in entry["shards"]]
-            for split, entry in manifest["splits"].items()
-        }
-        self._columns, self._with_masks = columns, with_masks
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            found = manifest["format"]
+            splits = manifest["splits"].items() if found == FORMAT else ()
+            shards = {split: [str(folder / shard["path"]) for shard in entry["shards"]] for split, entry in splits}
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is no whole manifest ({error!r}). Copy or build the corpus again.") from error
+        if found != FORMAT:
+            raise ValueError(f"{path} has format {found!r}; this file reads {FORMAT}. Build it again.")
+        self._shards, self._columns, self._with_masks = shards, columns, with_masks
 
     def shards(self, split: str) -> list[str]:
         """The Parquet files of the split."""
         return self._shards.get(split, [])
 
     def examples(self, split: str, shard: str) -> Iterator[dict[str, Any]]:
-        """The rows of a shard in order; one row group is in memory."""
+        """The rows of a shard in order; one row group is in memory. ValueError names a shard that cannot be read."""
+        try:
+            yield from self._rows(shard)
+        except (OSError, ValueError) as error:  # those of pyarrow, which do not name the file
+            raise ValueError(f"{shard} cannot be read: {error}. `regionmed-corpus check` looks at all.") from error
+
+    def _rows(self, shard: str) -> Iterator[dict[str, Any]]:
+        wanted = set(self._columns or ("image", *_FEATURES))
         with pq.ParquetFile(shard) as file:
             leaves = [file.schema.column(k).path for k in range(len(file.schema))]
-            if self._columns is not None:
-                leaves = [leaf for leaf in leaves if leaf.partition(".")[0] in self._columns]
+            leaves = [leaf for leaf in leaves if leaf.partition(".")[0] in wanted]
+            missing = wanted - {leaf.partition(".")[0] for leaf in leaves}
+            if missing:
+                raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}; build the corpus again")
             if not self._with_masks:
                 leaves = [leaf for leaf in leaves if not leaf.startswith(_MASK_LEAVES)]
             for group in range(file.num_row_groups):
@@ -393,6 +404,8 @@ def _split_by_hash(patient_key: str) -> str:
 
 def _blocks(num_items: int, num_blocks: int) -> list[tuple[int, int]]:
     """At most `num_blocks` ranges [start, stop) that cover 0..num_items in order; sizes differ by at most one."""
+    if num_blocks < 1:
+        raise ValueError(f"num_blocks is {num_blocks}; it must be at least 1. Leave it out for 8.")
     number = min(num_items, num_blocks)
     return [(num_items * k // number, num_items * (k + 1) // number) for k in range(number)]
 

@@ -167,6 +167,7 @@ class StudyRecord:
     def check(self) -> None:
         """Nothing; raises ValueError naming the image, the region, the value, the rule and the way out."""
         _check_study(self)
+        _check_unicode(self)
         for index, region in enumerate(self.regions):
             _check_region(self, index, region)
         for index, question in enumerate(self.qa):
@@ -209,6 +210,19 @@ def _check_study(record: StudyRecord) -> None:
             f"{record.image_id}: sha256 is {record.sha256!r}; it must be 64 lower-case hex digits. "
             "Use hashlib.sha256(image_bytes).hexdigest()."
         )
+
+
+def _check_unicode(record: StudyRecord) -> None:
+    """Nothing; raises ValueError on a text with half a surrogate pair, which no file and no table can hold."""
+    texts = [getattr(record, name) for name in StudyRecord.__dataclass_fields__]
+    for part in (*record.regions, *record.qa):
+        texts += [getattr(part, name) for name in type(part).__dataclass_fields__]
+    for text in texts:
+        if isinstance(text, str) and not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(
+                f"{record.image_id!a}: the text {text!a} is no Unicode text: it holds half a surrogate pair. "
+                "Write it again as UTF-8."
+            )
 
 
 def _check_region(record: StudyRecord, index: int, region: RegionRecord) -> None:

@@ -119,6 +119,10 @@ class IndexedSource(ABC):
             else:
                 yield record
 
+    def has_changed(self) -> bool:
+        """Whether the annotation files differ from those that were indexed."""
+        return self.find_revision() != self._index.revision()
+
     def bad_items(self) -> Iterator[BadItem]:
         """Items whose rows cannot be read."""
         return (BadItem(self.name, bad.key, bad.reason) for bad in self._index.bad())

@@ -92,7 +92,7 @@ class ItemIndex:
         temporary.unlink(missing_ok=True)
         connection = sqlite3.connect(temporary)
         connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
-        for row in rows:
+        for row in map(_in_unicode, rows):
             if isinstance(row, BadRow):
                 connection.execute("INSERT INTO bad VALUES (?, ?)", (row.key, row.reason))
                 continue
@@ -142,6 +142,17 @@ class ItemIndex:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_connection": None}
+
+
+def _in_unicode(row: Row | BadRow) -> Row | BadRow:
+    """The row; one whose key is no Unicode text, such as a file name in another encoding, as a bad row."""
+    reason = row.reason if isinstance(row, BadRow) else ""
+    try:
+        (row.key + reason).encode()
+    except UnicodeEncodeError:
+        key, reason = (text.encode(errors="backslashreplace").decode() for text in (row.key, reason))
+        return BadRow(key, reason or f"the name {key!r} is no UTF-8 text; names of images must be. Rename the file.")
+    return row
 
 
 def _place_items(connection: sqlite3.Connection, place: Callable[[Item], tuple[str, str | None]]) -> None:

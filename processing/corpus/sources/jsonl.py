@@ -177,8 +177,11 @@ class JsonlSource(IndexedSource):
 
     def _modality_of(self, row: dict[str, Any]) -> tuple[str, str | None]:
         """Modality and anatomy of a row: its own; an organ per row means that a source mixes modalities."""
-        if row.get("modality"):
-            return str(row["modality"]), None
+        modality = row.get("modality")
+        if modality is not None and not isinstance(modality, str):
+            raise ValueError(f"{row['image']}: modality is {modality!r}; it must be a text or null. Correct it.")
+        if modality:
+            return modality, None
         meta = row.get("meta") or {}
         if not isinstance(meta, dict):
             raise ValueError(f"{row['image']}: meta is {meta!r}; it must be an object or null. Correct it.")

@@ -166,7 +166,7 @@ def hash_of_files(root: Path, paths: Iterable[Path]) -> str:
     """The first 12 hex digits of a sha256 over the names (relative to `root`) and contents of annotation files."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.relative_to(root).as_posix().encode(errors="surrogateescape"))
         digest.update(bytes.fromhex(sha256_of_file(path)))
     return digest.hexdigest()[:12]
 

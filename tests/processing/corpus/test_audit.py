@@ -244,6 +244,74 @@ def test_a_shard_beside_the_manifest_and_wrong_counts_are_found(built):
     assert {finding.item for finding in report.kept["count"]} == {"split test", "source chest"}
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda manifest: manifest["sources"][0].update(num_quarantined=1),
+        lambda manifest: manifest["sources"][0].update(num_exact_duplicates=1),
+        lambda manifest: manifest.update(num_near_duplicates=1),
+        lambda manifest: [entry.update(num_images=0) for entry in (manifest["splits"]["validation"],)],
+    ],
+)
+def test_a_wrong_number_in_the_manifest_is_found(edit, built):
+    edit(built.manifest)
+    (built.folder / "manifest.json").write_text(json.dumps(built.manifest))
+    assert check(BuiltCorpus(built.folder)).counts.get("count")
+
+
+def test_one_image_less_in_all_sums_is_found(built):
+    last = list(built.rows("test"))[-1]
+    for entry in (built.manifest["splits"]["test"], built.manifest["sources"][0]):
+        entry["num_images"] -= 1
+        entry["num_regions"] -= len(last["regions"])
+        entry["num_questions"] -= len(last["qa"])
+    (built.folder / "manifest.json").write_text(json.dumps(built.manifest))
+    assert check(BuiltCorpus(built.folder)).counts == {"count": 1}
+
+
+@pytest.mark.parametrize("path", ["../other.parquet", "data/../../x.parquet", "/etc/passwd", "data/", "README.md"])
+def test_a_shard_outside_the_corpus_is_refused(path, built):
+    built.manifest["splits"]["test"]["shards"][0]["path"] = path
+    (built.folder / "manifest.json").write_text(json.dumps(built.manifest))
+    with pytest.raises(ValueError, match="does not lie in data/"):
+        BuiltCorpus(built.folder)
+
+
+@pytest.mark.parametrize("content", ['{"format": 1}', '{"format": 1, "name": "a", "splits": []}', "[]", "", "{"])
+def test_a_manifest_of_another_structure_is_refused(content, built):
+    (built.folder / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json is (damaged|no manifest)"):
+        BuiltCorpus(built.folder)
+
+
+def test_a_manifest_that_lacks_an_entry_fails_the_check(built):
+    del built.manifest["sources"]
+    (built.folder / "manifest.json").write_text(json.dumps(built.manifest))
+    with pytest.raises(ValueError, match="lacks sources"):
+        check(BuiltCorpus(built.folder))
+
+
+@pytest.mark.parametrize("name", ["image_id", "sha256", "regions", "qa", "texts", "width", "caption"])
+def test_a_field_left_empty_is_found(name, built):
+    rewrite(built.folder, "train", lambda rows: rows[0].update({name: None}))
+    report = check(BuiltCorpus(built.folder))
+    assert report.counts["record"] == 1
+    assert name in report.kept["record"][0].value
+
+
+def test_a_row_without_texts_or_description_is_found(built):
+    rewrite(built.folder, "train", lambda rows: rows[0].update(texts=[]))
+    rewrite(built.folder, "test", lambda rows: with_region(rows)["regions"][0].update(description=" "))
+    assert check(BuiltCorpus(built.folder)).counts["text"] == 2
+
+
+def test_a_person_named_in_an_image_id_is_found_and_not_repeated(built):
+    rewrite(built.folder, "train", lambda rows: rows[0].update(image_id="chest/images/QUIRK^ADA.png"))
+    report = check(BuiltCorpus(built.folder))
+    assert report.counts["phi-name"] == 1
+    assert "QUIRK" not in report.as_json() + "\n".join(report.lines())
+
+
 def test_other_columns_are_no_corpus_of_this_version(built):
     import pyarrow.parquet as pq
 

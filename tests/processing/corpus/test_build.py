@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,11 +152,142 @@ def test_a_bad_item_goes_to_quarantine_and_the_rest_go_on(tmp_path):
     assert corpus.manifest["sources"][0]["num_quarantined"] == 3
 
 
-def test_strict_stops_at_the_first_bad_item(tmp_path):
+def test_strict_stops_at_the_first_bad_item_until_it_is_corrected(tmp_path):
     root = write_source(tmp_path / "demo", many(3))
     (root / "images/0001.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"0001\.png"):
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"0001\.png"):
+            build(root, tmp_path / "out", strict=True)
+    Image.fromarray(noise(1)).save(root / "images/0001.png")
+    assert build(root, tmp_path / "out", strict=True).manifest["sources"][0]["num_images"] == 3
+
+
+def test_strict_refuses_a_finished_corpus_with_bad_items(tmp_path):
+    root = write_source(tmp_path / "demo", many(3))
+    (root / "images/0001.png").write_bytes(b"no image")
+    build(root, tmp_path / "out")
+    with pytest.raises(ValueError, match="without 1 bad items"):
         build(root, tmp_path / "out", strict=True)
+
+
+def test_the_quarantine_file_is_the_same_in_every_build_and_withholds_personal_data(tmp_path):
+    root = write_source(tmp_path / "demo", many(4), split={"0003.png": "Seen by Dr. Quirk on 03/12/2011"})
+    (root / "images/0001.png").write_bytes(b"no image")  # Pillow's message holds an address in memory
+    texts = []
+    for out in ("first", "second"):
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "regionmed_clip.processing.corpus.command_line", "build", "--source", "jsonl"),
+                *("--root", str(root), "--out", str(tmp_path / out), "--num-processes", "1"),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        texts.append((tmp_path / out / "quarantine.jsonl").read_text())
+    assert texts[0] == texts[1]
+    assert len(texts[0].splitlines()) == 2
+    assert "Quirk" not in texts[0]
+    assert "03/12" not in texts[0]
+    assert "must be one of train" in texts[0]
+
+
+def test_a_text_that_is_no_unicode_is_quarantined(tmp_path):
+    root = write_source(tmp_path / "demo", many(3), caption={"0001.png": "an \ud800 opacity"})
+    corpus = build(root, tmp_path / "out")
+    assert [line["item"] for line in quarantined(corpus)] == ["images/0001.png"]
+    assert "surrogate" in quarantined(corpus)[0]["reason"]
+
+
+def test_a_file_name_that_is_no_unicode_is_quarantined(tmp_path):
+    for name in (b"a.png", b"b.png", b"c\xff.png"):
+        for folder in ("images", "masks"):
+            (tmp_path / "demo" / folder).mkdir(parents=True, exist_ok=True)
+            pixels = noise(name[0]) if folder == "images" else np.pad(np.full((6, 8), 255, np.uint8), 7)
+            with open(os.fsencode(tmp_path / "demo" / folder) + b"/" + name, "wb") as file:
+                Image.fromarray(pixels[:20, :22]).save(file, "PNG")
+    spec = parse_source_spec("mask_folder:layout=pairs,finding=polyp", str(tmp_path / "demo"))
+    corpus = build_corpus([spec], tmp_path / "out", num_processes=1, show_progress=False)
+    assert sum(corpus.num_images(split) for split in corpus.splits()) == 2
+    assert [line["item"] for line in quarantined(corpus)] == ["images/c\\udcff"]
+
+
+def test_a_folder_used_again_in_one_process_holds_the_new_corpus(tmp_path):
+    build(write_source(tmp_path / "old", many(4)), tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    images = [(f"{k}.png", noise(100 + k)) for k in range(4)]
+    corpus = build(write_source(tmp_path / "new", images), tmp_path / "out")
+    assert sorted(name for split in corpus.splits() for name in ids(corpus, split)) == [
+        f"new/images/{k}.png" for k in range(4)
+    ]
+
+
+def test_two_builds_do_not_write_one_folder(tmp_path):
+    root = write_source(tmp_path / "demo", many(4))
+    work = tmp_path / "out" / WORK_FOLDER
+    work.mkdir(parents=True)
+    with build_module._alone(work), pytest.raises(ValueError, match="built by another process"):
+        build(root, tmp_path / "out")
+    assert build(root, tmp_path / "out").splits() == ("train", "test")
+
+
+def test_annotations_that_change_during_the_build_are_noticed(tmp_path, monkeypatch):
+    write_source(tmp_path / "demo", many(2))
+    box = "<object><name>cyst</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+    (tmp_path / "voc/JPEGImages").mkdir(parents=True)
+    (tmp_path / "voc/Annotations").mkdir()
+    size = "<size><width>24</width><height>20</height><depth>1</depth></size>"
+    annotation = tmp_path / "voc/Annotations/a.xml"
+    annotation.write_text(f"<annotation><filename>a.png</filename>{size}{box}</annotation>")
+    Image.fromarray(noise(1)).save(tmp_path / "voc/JPEGImages/a.png")
+    spec = parse_source_spec("voc", str(tmp_path / "voc"))
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "decide", stop)
+        with pytest.raises(InterruptedError):
+            build_corpus([spec], tmp_path / "out", num_processes=1, show_progress=False)
+    annotation.write_text(annotation.read_text().replace("<xmin>2", "<xmin>4"))
+    with pytest.raises(ValueError, match="interrupted build with other sources"):
+        build_corpus([spec], tmp_path / "out", num_processes=1, show_progress=False)
+
+
+KILLED_PROGRAM = """
+import os, sys
+from pathlib import Path
+from regionmed_clip.processing.corpus import build, scan
+from regionmed_clip.processing.corpus.sources.registry import parse_source_spec
+
+root, out, last = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+spec = parse_source_spec("jsonl", root)
+scan.ITEMS_OF_CHUNK = 16
+rename = Path.rename
+
+def killed_at(number):
+    done = 0
+    def counted(path, target):
+        nonlocal done
+        done += 1
+        if done == number:
+            os.kill(os.getpid(), 9)
+        return rename(path, target)
+    return counted
+
+for number in range(1, last + 1):
+    if os.fork() == 0:
+        Path.rename = killed_at(number)
+        build.build_corpus([spec], out / str(number), num_processes=1, show_progress=False)
+        os._exit(0)
+    os.wait()
+    build.build_corpus([spec], out / str(number), num_processes=1, show_progress=False)
+"""
+
+
+def test_a_build_killed_before_any_file_gets_its_name_ends_with_the_same_bytes(tmp_path):
+    root = write_source(tmp_path / "demo", many(40))
+    (root / "images/0003.png").write_bytes(b"no image")
+    shutil.copy(root / "images/0005.png", root / "images/0006.png")
+    (tmp_path / "program.py").write_text(KILLED_PROGRAM)
+    subprocess.run([sys.executable, tmp_path / "program.py", root, tmp_path, "32"], check=True)
+    last = digest_of(tmp_path / "32")  # which has fewer renames, so that no kill came
+    assert all(digest_of(tmp_path / str(number)) == last for number in range(1, 32))
 
 
 def test_equal_images_are_dropped_and_told_even_between_sources(tmp_path):
@@ -179,11 +311,13 @@ def test_near_copies_share_a_split_or_go_on_demand(tmp_path):
     root = write_source(tmp_path / "demo", images, split={"a.png": "train", "b.png": "test", "c.png": "train"})
     corpus = build(root, tmp_path / "out")
     assert set(ids(corpus, "test")) == {"demo/images/a.png", "demo/images/b.png"}
-    assert corpus.manifest["num_near_duplicate_pairs"] == 1
+    assert corpus.manifest["num_near_duplicates"] == 1
     assert corpus.manifest["num_moved_to_another_split"] == 1
     assert {row["split"] for row in corpus.rows("test")} == {"test"}
+    assert corpus.manifest["sources"][0]["num_near_dropped"] == 0
     dropped = build(root, tmp_path / "dropped", drop_near=True)
     assert ids(dropped, "test") == ["demo/images/a.png"]
+    assert dropped.manifest["sources"][0]["num_near_dropped"] == 1
 
 
 def test_a_finished_build_is_recognised_and_another_one_refused(tmp_path):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from built_corpora import noise, rewrite, write_source
 
+from regionmed_clip.processing.corpus import command_line
 from regionmed_clip.processing.corpus.command_line import main
 from regionmed_clip.processing.corpus.sources.registry import SOURCE_NAMES
 
@@ -52,6 +57,7 @@ MISTAKES = [
     (("build", "--source", "nonsense", "--root", "{}", "--out", "{}/o"), "Source 'nonsense' is unknown"),
     (("build", "--source", "phantom:speed=2", "--out", "{}/o"), "'speed=2' is no option of phantom"),
     (("build", "--out", "{}/o"), "--source"),
+    (("build", "--source", "phantom", "--out", "{}/o", "--num-processes", "0"), "at least 1"),
     (("check", "{}"), "no built corpus"),
     (("check", "{}", "--accept", "everything"), "invalid choice"),
     (("stats", "{}"), "has no manifest.json"),
@@ -87,6 +93,35 @@ def test_a_damaged_shard_is_told_in_one_message(capsys, built):
     built.shard_paths("test")[0].write_bytes(b"nothing")
     status, _, err = run(capsys, "stats", built.folder)
     assert (status, "a shard cannot be read" in err, "Traceback" in err) == (2, True, False)
+
+
+@pytest.mark.parametrize("command", [("stats",), ("leak", "--against", "{}"), ("export", "--format", "coco")])
+def test_a_shard_with_other_columns_is_told_in_one_message(command, capsys, built, tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), built.shard_paths("train")[0])
+    rest = [part.format(tmp_path) for part in command[1:]]
+    rest += ["--output", str(tmp_path / "export")] if command[0] == "export" else []
+    status, _, errors = run(capsys, command[0], built.folder, *rest)
+    assert status == 2
+    assert "other columns" in errors
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (BrokenProcessPool(), 2, "smaller --num-processes"),
+        (sqlite3.OperationalError("disk I/O error"), 2, "disk full"),
+        (OSError(28, "No space left on device"), 2, "No space left"),
+        (KeyboardInterrupt(), 130, "goes on where it was"),
+    ],
+)
+def test_what_ends_a_build_from_outside_is_told_in_one_message(error, status, message, capsys, monkeypatch, tmp_path):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(command_line, "build_corpus", fail)
+    found, _, errors = run(capsys, "build", "--source", "phantom", "--out", tmp_path / "out")
+    assert (found, len(errors.splitlines())) == (status, 1)
+    assert message in errors
 
 
 def test_stats_prints_tables_and_writes_the_same_with_plots(capsys, built_once, tmp_path):

@@ -218,6 +218,12 @@ def test_identifying_tags_are_named_without_their_values(tmp_path):
     assert names == sorted(expected)
 
 
+def test_any_name_and_any_date_identify_whatever_the_element_is_called(tmp_path):
+    elements = {"ConsultingPhysicianName": "Quirk^Ada", "PerformedProcedureStepStartDate": "20111203"}
+    path = write_dicom(tmp_path / "a.dcm", GREY_8, **elements)
+    assert identifying_tags(path) == sorted(elements)
+
+
 def test_empty_elements_do_not_identify(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", GREY_8, PatientName="", PatientID=" ", PatientSex="F", PatientAge="061Y")
     assert identifying_tags(path) == []

@@ -69,6 +69,13 @@ def test_near_duplicates_are_dropped_on_demand():
     assert all(pair.is_dropped for pair in decisions.duplicates)
 
 
+def test_a_film_of_near_frames_gives_one_line_a_frame_and_one_group():
+    frames = [(f"frame {k}", 0, TEST if k == 40 else TRAIN, 5) for k in range(60)]
+    decisions = decide_on(index_of(frames))
+    assert [(pair.first, pair.second) for pair in decisions.duplicates] == [(0, k) for k in range(1, 60)]
+    assert set(decisions.split.tolist()) == {TEST}
+
+
 def test_links_reach_through_patients_and_copies():
     # 0 and 1 are one patient, 1 and 2 look alike, 2 and 3 are one patient, which is tested
     images = [("a", 1, TRAIN), ("b", 1, TRAIN, 9), ("c", 2, TRAIN, 9), ("d", 2, TEST), ("e", 3, TRAIN)]

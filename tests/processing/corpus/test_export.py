@@ -197,6 +197,12 @@ def test_some_splits_alone_can_be_exported(export_format, built_once, tmp_path):
     assert not any("train" in name for name in files_of(tmp_path / "out"))
 
 
+def test_a_split_named_twice_is_exported_once(built_once, tmp_path):
+    export_corpus(built_once, tmp_path / "out", "coco", splits=("test", "test"), show_progress=False)
+    content = json.loads((tmp_path / "out/annotations/instances_test.json").read_text())
+    assert len(content["images"]) == 2
+
+
 def test_a_folder_in_use_is_left_alone(built_once, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):

@@ -233,6 +233,7 @@ def test_a_bad_box_is_refused(tmp_path, box, rule):
         ({"width": "40"}, ("width is '40'", "whole number")),
         ({"split": "holdout"}, ("split is 'holdout'", "train, val")),
         ({"patient_id": [1]}, ("patient_id is [1]",)),
+        ({"modality": {"a": 1}}, ("modality is {'a': 1}", "a text or null")),
         ({"caption": " "}, ("caption is ' '",)),
         ({"qa": [{"q": "Is it?"}]}, ("question 0",)),
         ({"meta": "CHEST"}, ("meta is 'CHEST'",)),

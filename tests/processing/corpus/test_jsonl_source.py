@@ -140,3 +140,21 @@ def test_several_folders_are_several_sources(tmp_path):
         write_jsonl_source(tmp_path / name, 2)
     assert [source.name for source in open_sources(tmp_path)] == ["a", "b"]
     assert [source.license for source in open_jsonl(tmp_path)] == ["CC0 1.0"] * 2
+
+
+def test_rows_of_odd_types_and_names_are_bad_items_and_no_crash(tmp_path):
+    folder = write_jsonl_source(tmp_path / "demo", 4)
+
+    def damage(lines):
+        lines[0] = changed(lines[0], split=["train"])
+        lines[1] = changed(lines[1], image=f"images/{'x' * 300}.png")
+        lines[2] = changed(lines[2], boxes_xyxy=[[0, 0, 10**400, 5]], labels=["mass"])
+        lines.append("[" * 100_000)
+
+    rewrite(folder, damage)
+    (source,) = open_sources(folder)
+    found = bad_items(source)
+    assert set(found) == {"images/000.png", f"images/{'x' * 300}.png", "images/002.png", "annotations.jsonl:5"}
+    assert "split is ['train']" in found["images/000.png"]
+    assert "more than 255 bytes" in found[f"images/{'x' * 300}.png"]
+    assert sum(source.num_records(split) for split in source.splits()) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -106,6 +107,15 @@ def test_a_folder_of_images_is_searched_at_any_depth(built_once, tmp_path):
 def test_a_distance_out_of_range_is_refused(distance, built_once, tmp_path):
     with pytest.raises(ValueError, match="it must be 0 to 256 bits"):
         find_leaks(built_once, tmp_path, max_distance=distance)
+
+
+def test_a_file_name_that_is_no_unicode_can_be_told(built_once, tmp_path):
+    row = next(built_once.rows("train"))
+    with open(os.fsencode(tmp_path) + b"/bad\xff.png", "wb") as file:
+        file.write(row["image"]["bytes"])
+    report = find_leaks(built_once, tmp_path, show_progress=False)
+    assert report.num_shared == 1
+    assert "bad\\udcff.png" in report.as_json().encode().decode("unicode_escape")
 
 
 def test_a_folder_without_images_is_refused(built_once, tmp_path):

@@ -79,7 +79,7 @@ def test_a_text_only_pass_touches_no_byte_of_the_images(corpus, tmp_path):
     expected = [{name: row[name] for name in columns} for row in corpus.rows("train", columns=columns)]
     assert list(stream(broken, columns=columns)) == expected
     assert list(expected[0]) == list(stream(broken, columns=columns).features) == columns
-    with pytest.raises(OSError):
+    with pytest.raises(ValueError):
         next(iter(stream(broken)))
 
 
@@ -155,3 +155,31 @@ def test_a_folder_that_is_no_built_corpus_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="has format 99; this file reads 1"):
         MedRegion(config_name="corpus", data_dir=str(tmp_path)).as_streaming_dataset(split="train")
+    for content in ('{"format": 1,', "[]", '{"format": 1}', '{"format": 1, "splits": {"train": []}}'):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(ValueError, match=r"manifest.json is no whole manifest .* build the corpus again"):
+            MedRegion(config_name="corpus", data_dir=str(tmp_path)).as_streaming_dataset(split="train")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "cannot be read: .*No such file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-50]), "cannot be read: .*magic bytes"),
+        (lambda path: path.write_bytes(path.read_bytes()[:4] + bytes(3000) + path.read_bytes()[3004:]), "cannot be re"),
+        (lambda path: pq.write_table(pq.read_table(path).drop_columns(["texts"]), path), "lacks the columns texts"),
+    ],
+)
+def test_a_damaged_shard_is_named(corpus, tmp_path, damage, message):
+    folder = shutil.copytree(corpus.folder, tmp_path / "copy")
+    path = folder / corpus.shard_paths("train")[1].relative_to(corpus.folder)
+    damage(path)
+    examples = iter(MedRegion(config_name="corpus", data_dir=str(folder)).as_streaming_dataset(split="train"))
+    assert len([next(examples) for _ in range(8)]) == 8  # the first shard is whole
+    with pytest.raises(ValueError, match=f"{path.name} {message}|{path.name} cannot be read: it {message}"):
+        next(examples)
+
+
+def test_no_blocks_are_refused():
+    with pytest.raises(ValueError, match="num_blocks is 0; it must be at least 1"):
+        MedRegion(config_name="phantom", num_train=3, num_blocks=0).as_streaming_dataset(split="train")

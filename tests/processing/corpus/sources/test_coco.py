@@ -156,6 +156,8 @@ def test_a_box_that_sticks_out_by_rounding_is_clipped(tmp_path):
         ({"bbox": [1, 2, 3]}, "four numbers"),
         ({"bbox": [1, 2, "3", 4]}, "four numbers"),
         ({"bbox": [1, 2, float("nan"), 4]}, "finite"),
+        ({"bbox": [1, 2, 3, 10**20]}, "within the image"),
+        ({"bbox": [1, 2, 3, 10**400]}, "too large to convert"),
         ({"bbox": [20, 9, -17, -5]}, "above 0"),
         ({"bbox": [50, 4, 17, 5]}, "within the image"),
         ({"bbox": None}, "neither a bbox nor a mask"),
@@ -182,6 +184,7 @@ def test_a_malformed_annotation_makes_its_image_bad_and_no_other(tmp_path, chang
     [
         ({"file_name": "missing.png"}, "missing.png", "is in none of images/train, train, images, annotations, ."),
         ({"file_name": "../a.png"}, "../a.png", "is in none of"),
+        ({"file_name": "a" * 300}, "a" * 300, "is in none of"),
         ({"file_name": None}, "annotations/instances_train.json: images[0]", "file_name"),
         ({"width": 40, "height": 60}, "images/a.png", "60x40 pixels and its row says 40x60"),
         ({"width": None}, "images/a.png", "width None"),

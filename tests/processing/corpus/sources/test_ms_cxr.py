@@ -188,6 +188,7 @@ def test_a_bad_csv_row_makes_its_image_bad_and_the_others_still_come(root, chang
         ("annotations", {"bbox": [1, None, 3, 4]}, SECOND, "bbox is 'None'"),
         ("annotations", {"category_id": 77}, SECOND, "category is '77'"),
         ("images", {"width": "wide"}, SECOND, "width is 'wide'"),
+        ("images", {"split": ["test"]}, SECOND, "split is ['test']"),
         ("images", {"path": "../x.jpg"}, SECOND, "it must be that of an image of MIMIC-CXR"),
     ],
 )
