@@ -64,20 +64,19 @@ def choose_rows(embedded: EmbeddedSplit, count: int, *, min_meanings: int = 0) -
 
 def collect(examples: Iterable[Mapping[str, Any]], embedded: EmbeddedSplit, rows: Iterable[int]) -> dict[int, Shown]:
     """The examples of the wanted rows, by row, from one pass over the split that stops at the last of them."""
-    row_of_id = {embedded.image_ids[row]: row for row in rows}
+    wanted = set(rows)
     found: dict[int, Shown] = {}
-    for example in examples:
-        row = row_of_id.get(example["image_id"])
-        if row is not None and row not in found:
+    for row, example in enumerate(examples):  # by place, not by id: two parts of a mixture may hold the same image
+        if row in wanted and example["image_id"] == embedded.image_ids[row]:
             image = shown_image(example).convert("RGB")
             found[row] = Shown(row, image, example, _some_regions(example["regions"]))
-            if len(found) == len(row_of_id):
+            if len(found) == len(wanted):
                 break
-    missing = [name for name, row in row_of_id.items() if row not in found]
+    missing = sorted(wanted - set(found))
     if missing:
         raise ValueError(
-            f"examples hold no image {missing[0]!r} ({len(missing)} of {len(row_of_id)} missing); pictures need the "
-            "split that was embedded. Pass the same examples, from their beginning."
+            f"examples hold no image {embedded.image_ids[missing[0]]!r} in its place ({len(missing)} of {len(wanted)} "
+            "missing); pictures need the split that was embedded. Pass the same examples, from their beginning."
         )
     return found
 

@@ -114,7 +114,13 @@ def _check_splits(recipe: Recipe) -> None:
     """Fails before any work if the data lacks the split that the evaluation needs."""
     spec = parse_data_spec(recipe.data)
     for split in (TRAINING_SPLIT, recipe.evaluation.split):
-        stream_examples(spec, split)
+        try:
+            stream_examples(spec, split)
+        except ValueError as error:
+            raise ValueError(
+                f"recipe {recipe.name!r}: {error} A recipe trains on {TRAINING_SPLIT!r} and evaluates on "
+                f"{recipe.evaluation.split!r}; evaluate on another split by evaluation.split=NAME."
+            ) from error
 
 
 def _build_tokenizer(recipe: Recipe, store: SampleStore):

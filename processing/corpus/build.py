@@ -42,7 +42,7 @@ from regionmed_clip.processing.corpus.built_corpus import (
 )
 from regionmed_clip.processing.corpus.dataset_card import render_card
 from regionmed_clip.processing.corpus.duplicates import Decisions, Duplicate, decide
-from regionmed_clip.processing.corpus.manifest import make_manifest, tool_version, write_whole
+from regionmed_clip.processing.corpus.manifest import make_manifest, shown_options, tool_version, write_whole
 from regionmed_clip.processing.corpus.records import SPLITS
 from regionmed_clip.processing.corpus.scan import (
     Chunk,
@@ -160,7 +160,7 @@ class _Build:
 
     def _settle_plan(self) -> None:
         """Nothing; writes down what is being built, or refuses to go on with something else."""
-        sources = [f"{source.name}@{source.revision}" for source in self.sources]
+        sources = [[source.name, source.revision, shown_options(spec)] for spec, source in self.opened]
         plan = {"tool": tool_version(), "options": asdict(self.options), "sources": sources}
         path = self.work / "plan.json"
         if path.is_file():
@@ -286,8 +286,10 @@ def _finished(out: Path, specs: Sequence[SourceSpec], options: BuildOptions, str
     """The corpus in `out`, built before; ValueError where it was built from something else, or is not `strict`."""
     corpus = BuiltCorpus(out)
     corpus.check_manifest()
-    wanted = {"options": asdict(options), "sources": [(s.name, s.revision) for _, s in open_all(specs, None)]}
-    found = {**corpus.manifest, "sources": [(s["name"], s["revision"]) for s in corpus.manifest["sources"]]}
+    opened = open_all(specs, None)
+    wanted = {"options": asdict(options), "sources": [(s.name, s.revision, shown_options(spec)) for spec, s in opened]}
+    found = {**corpus.manifest}
+    found["sources"] = [(s["name"], s["revision"], s["options"]) for s in corpus.manifest["sources"]]
     for key, value in wanted.items():
         if found[key] != value:
             raise ValueError(

@@ -23,7 +23,7 @@ CARD_NAME = "README.md"
 DATA_FOLDER = "data"
 FORMAT = 1  # of the manifest and the shards
 _ENTRIES = ("tool", "sources", "seed", "options", "num_near_duplicates", "num_moved_to_another_split")
-_ENTRIES_OF_SOURCE = ("name", "license", "revision", "num_images", "num_quarantined", "num_exact_duplicates")
+_ENTRIES_OF_SOURCE = ("name", "license", "revision", "options", "num_images", "num_quarantined", "num_exact_duplicates")
 _ENTRIES_OF_SHARD = ("path", "num_images", "num_bytes", "sha256")
 _SHARD_PATH = re.compile(rf"{DATA_FOLDER}/[\w-][\w.-]*\.parquet")
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from regionmed_clip.processing.corpus.audit import check_path
 from regionmed_clip.processing.corpus.audit_report import RULES
 from regionmed_clip.processing.corpus.build import build_corpus
-from regionmed_clip.processing.corpus.built_corpus import QUARANTINE_NAME, BuiltCorpus
+from regionmed_clip.processing.corpus.built_corpus import QUARANTINE_NAME, BuiltCorpus, is_built_corpus
 from regionmed_clip.processing.corpus.corpus_stats import collect_stats, format_table, stats_tables
 from regionmed_clip.processing.corpus.export import FORMATS, export_corpus
 from regionmed_clip.processing.corpus.export_webdataset import DEFAULT_TAR_MEGABYTES
@@ -71,6 +71,7 @@ def _build(options: argparse.Namespace) -> int:
             f"--root {needless[0]} belongs to no --source; each source but phantom takes one root, in their order. Add "
             "its --source, or leave it out."
         )
+    was_finished = is_built_corpus(options.out)
     corpus = build_corpus(
         specs,
         Path(options.out),
@@ -94,6 +95,8 @@ def _build(options: argparse.Namespace) -> int:
     _print([f"{corpus.revision} in {corpus.folder}: images {splits}; {num_near:,} near duplicates."])
     if num_bad:
         _print([f"{num_bad:,} items were left out; {corpus.folder / QUARANTINE_NAME} says why."])
+    if was_finished:
+        _print(["It was finished before, and image files were not looked at again: after a repair, name a new folder."])
     return 0
 
 

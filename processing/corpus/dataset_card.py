@@ -27,6 +27,7 @@ SIZE_CATEGORIES = (  # upper bounds and the Hub's names
     (10_000_000, "1M<n<10M"),
     (float("inf"), "10M<n<100M"),
 )
+LOCAL_FOLDER = "THIS_FOLDER"  # in the examples: the bytes of a card do not depend on where it lies
 _OWN_TABLES = ("Splits", "Sources")  # which stand elsewhere in the card
 
 
@@ -69,7 +70,7 @@ def render_card(corpus: BuiltCorpus, repo_id: str | None = None) -> str:
         drop_near=manifest["options"]["drop_near"],
         load_arguments=_load_arguments(corpus, repo_id),
         first_split=corpus.splits()[0],
-        folder=repo_id.rpartition("/")[2] if repo_id else manifest["name"],
+        folder=repo_id.rpartition("/")[2] if repo_id else LOCAL_FOLDER,
     )
 
 
@@ -127,5 +128,5 @@ def _load_arguments(corpus: BuiltCorpus, repo_id: str | None) -> str:
     """The arguments of `load_dataset` in the example."""
     if repo_id:
         return f'"{repo_id}"'
-    files = ", ".join(f'"{split}": "{corpus.manifest["name"]}/data/{split}-*.parquet"' for split in corpus.splits())
+    files = ", ".join(f'"{split}": "{LOCAL_FOLDER}/data/{split}-*.parquet"' for split in corpus.splits())
     return f'"parquet", data_files={{{files}}}'

@@ -79,7 +79,7 @@ def write_whole(path: Path, text: str, work: Path) -> None:
     temporary.rename(path)
 
 
-def _about(spec: SourceSpec, source: Source) -> dict[str, str]:
+def _about(spec: SourceSpec, source: Source) -> dict[str, Any]:
     """What a reader must know of a source."""
     about = about_source(spec.name)
     return {
@@ -89,7 +89,13 @@ def _about(spec: SourceSpec, source: Source) -> dict[str, str]:
         "license": source.license,
         "access": about.access,
         "revision": source.revision,
+        "options": shown_options(spec),
     }
+
+
+def shown_options(spec: SourceSpec) -> dict[str, str]:
+    """The options with which a source was opened; of one that names a file or folder its last part alone."""
+    return {name: Path(value).name if os.sep in value else value for name, value in spec.options}
 
 
 def _counts(index: ScanIndex, chosen: np.ndarray) -> dict[str, int]:

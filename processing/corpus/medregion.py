@@ -133,6 +133,9 @@ class MedRegion(datasets.GeneratorBasedBuilder):
         *(MedRegionConfig(name=name, description="a public source, given as data_dir") for name in PUBLIC_SOURCES),
     ]
 
+    def __init__(self, config_name: str | None = None, cache_dir: str | None = None, **options: Any) -> None:
+        super().__init__(cache_dir=cache_dir, config_name=config_name, **options)  # the library puts cache_dir first
+
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
             description="Region-annotated medical images with multi-level text.",

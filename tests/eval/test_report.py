@@ -177,9 +177,20 @@ def test_a_noisy_picture_is_shrunk_below_the_limit_and_keeps_its_accents(tmp_pat
     assert image.getpixel((round(image.width * 0.45), image.height // 2)) == (0x34, 0xD3, 0x99)
 
 
+def test_an_image_that_is_in_two_parts_of_a_mixture_is_shown_in_both_places(embed_by_hand):
+    embedded = embed_by_hand(np.eye(4, dtype=np.float32), ["a", "b", "c", "d"])
+    embedded.image_ids[3] = embedded.image_ids[1]
+    examples = [
+        {"image_id": name, "image": Image.new("L", (8, 8), row), "regions": [], "modality": "CT", "source": "phantom"}
+        for row, name in enumerate(embedded.image_ids)
+    ]
+    shown = collect(examples, embedded, [1, 3])
+    assert [shown[row].image.getpixel((0, 0))[0] for row in (1, 3)] == [1, 3]
+
+
 def test_examples_of_another_split_are_refused(embed_by_hand):
     embedded = embed_by_hand(np.eye(2, dtype=np.float32), ["a", "b"])
-    with pytest.raises(ValueError, match=r"hold no image 'image-0' \(2 of 2 missing\)"):
+    with pytest.raises(ValueError, match=r"hold no image 'image-0' in its place \(2 of 2 missing\)"):
         collect([], embedded, [0, 1])
 
 

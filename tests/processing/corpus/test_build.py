@@ -335,6 +335,16 @@ def test_a_finished_build_is_recognised_and_another_one_refused(tmp_path):
     assert digest_of(tmp_path / "out") == before
 
 
+def test_another_number_of_phantoms_is_another_build(tmp_path):
+    def build_phantoms(number):
+        spec = parse_source_spec(f"phantom:num_train={number},num_test=0", None)
+        return build_corpus([spec], tmp_path / "out", num_processes=1, show_progress=False)
+
+    assert build_phantoms(6).manifest["sources"][0]["options"] == {"num_train": "6", "num_test": "0"}
+    with pytest.raises(ValueError, match="another folder"):
+        build_phantoms(7)
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/notes.txt").write_text("mine")

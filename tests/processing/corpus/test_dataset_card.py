@@ -66,7 +66,7 @@ def test_the_card_says_what_it_must(built_once):
 
 def test_the_loading_example_names_the_repository_or_the_corpus(built_once):
     assert 'load_dataset("lab/chest", split="train"' in render_card(built_once, "lab/chest")
-    assert '"train": "tiny/data/train-*.parquet"' in render_card(built_once)
+    assert '"train": "THIS_FOLDER/data/train-*.parquet"' in render_card(built_once)
 
 
 def test_a_phantom_corpus_says_that_it_is_drawn(tmp_path):

@@ -183,3 +183,10 @@ def test_a_damaged_shard_is_named(corpus, tmp_path, damage, message):
 def test_no_blocks_are_refused():
     with pytest.raises(ValueError, match="num_blocks is 0; it must be at least 1"):
         MedRegion(config_name="phantom", num_train=3, num_blocks=0).as_streaming_dataset(split="train")
+
+
+def test_the_name_of_the_config_comes_first_as_the_documents_write_it(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    builder = MedRegion("corpus", data_dir=str(corpus.folder), columns=["image_id"], cache_dir=str(tmp_path / "cache"))
+    assert len(list(builder.as_streaming_dataset(split="train"))) == corpus.num_images("train")
+    assert not (tmp_path / "corpus").exists()
