@@ -30,7 +30,7 @@ from regionmed_clip.processing.corpus.examples import example_from_record
 from regionmed_clip.processing.corpus.medregion import corpus_features, corpus_schema
 from regionmed_clip.processing.corpus.scan import ITEMS_OF_CHUNK, hash_64, rows_path
 from regionmed_clip.processing.corpus.shard_writer import ORDER_TYPE, Shard, order_path, plan_shards, write_shard
-from regionmed_clip.processing.corpus.sources.phantom import draw_phantom
+from regionmed_clip.processing.corpus.sources.phantom import FINDINGS, draw_phantom
 from regionmed_clip.processing.corpus.sources.registry import parse_source_spec
 from regionmed_clip.processing.corpus.staging import RowWriter, StagedRows
 
@@ -100,7 +100,7 @@ def draw_rows(folder: Path, num_images: int) -> None:
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for start in tqdm(range(0, num_images, ROWS_OF_BATCH), desc="drawing", unit="batch"):
             records = (draw_phantom(0, index) for index in range(start, min(start + ROWS_OF_BATCH, num_images)))
-            rows = [example_from_record(record) for record in records]
+            rows = [example_from_record(record, looked_for=FINDINGS) for record in records]
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
 
 
@@ -186,7 +186,7 @@ def peer_build(folder: Path, num_images: int) -> None:
 
 
 def _drawn_rows(number: int) -> Iterator[dict[str, Any]]:
-    return (example_from_record(draw_phantom(0, index)) for index in range(number))
+    return (example_from_record(draw_phantom(0, index), looked_for=FINDINGS) for index in range(number))
 
 
 def _measure(part: str, folder: Path, num_images: int) -> Cost:

@@ -38,6 +38,15 @@ class CorpusSource:
         """The first 12 hex digits of the sha256 of its manifest."""
         return self._corpus.revision.rpartition("@")[2]
 
+    @property
+    def looked_for(self) -> frozenset[str]:
+        """None: of a built corpus it is not known, as it may mix sources."""
+        return frozenset()
+
+    def looked_for_in(self, record: StudyRecord) -> frozenset[str]:
+        """None."""
+        return self.looked_for
+
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that hold at least one record."""
         return self._corpus.splits()

@@ -1,7 +1,8 @@
 """What follows from a record: whether a statement about its image is true, or surely false, by its regions.
 
 Two assumptions, as far as the annotation itself makes them: a region is what its record says and nothing that excludes
-it, and what a record names it names wherever it is, so a finding that is stated only elsewhere is false here.
+it, and what a record names it names wherever it is, so a finding that is stated only elsewhere is false here. Of a
+finding that no region states this holds only where the source looked for it: negatives.py asks for no other.
 """
 
 from __future__ import annotations

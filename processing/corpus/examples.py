@@ -33,13 +33,16 @@ _STUDY_FIELDS = tuple(
 )
 
 
-def example_from_record(record: StudyRecord, *, seed: int = 0, phash: str | None = None) -> dict[str, Any]:
+def example_from_record(
+    record: StudyRecord, *, seed: int = 0, phash: str | None = None, looked_for: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """The example of a record; docs/data_contract.md lists its columns.
 
     Args:
         record: the record; its image becomes a dict of `bytes` and `path`, exactly one of them filled.
         seed: of the choice among templates, synonyms and hard negatives; see `write_texts` and `write_negatives`.
-        phash: the image's perceptual hash as 16 hex digits, where it is known.
+        phash: the image's perceptual hash as 80 hex digits, where it is known.
+        looked_for: the findings that a negative may put in the place of another: `Source.looked_for_in(record)`.
     """
     is_path = isinstance(record.image, str)
     return {
@@ -51,7 +54,7 @@ def example_from_record(record: StudyRecord, *, seed: int = 0, phash: str | None
         "regions": [_region_example(region) for region in record.regions],
         "qa": [_question_example(question) for question in record.qa],
         "texts": [_text_example(text) for text in write_texts(record, seed)],
-        "negatives": [_negative_example(negative) for negative in write_negatives(record, seed)],
+        "negatives": [_negative_example(negative) for negative in write_negatives(record, seed, looked_for=looked_for)],
     }
 
 

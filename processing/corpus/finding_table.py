@@ -2,9 +2,9 @@
 
 A site is a place of the body with the findings seen there, in groups. Findings of one group may be said of the same
 thing (a consolidation is often called pneumonia), so one never contradicts another; findings of different groups are
-different things, and the first of each group is what may be put instead of one of another group, unless most sources
-leave it unsaid where it is there. Sites are named by the part of the body they belong to. Findings are compared under
-their canonical names (synonyms.py).
+different things, and of each group the first that the source looks for in every image may be put instead of one of
+another group, unless most sources leave it unsaid where it is there. Sites are named by the part of the body they
+belong to. Findings are compared under their canonical names (synonyms.py).
 
 When in doubt two findings share a group: a missing negative costs little, a true text taken for false costs more.
 """
@@ -200,12 +200,19 @@ def part_of_body(modality: str, anatomy: str | None) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def findings_instead(finding: str, part: str | None) -> tuple[str, ...]:
+def canonical_findings(findings: frozenset[str]) -> frozenset[str]:
+    """The names in lower case with single spaces, each as the one that stands for it (synonyms.py)."""
+    return frozenset(canonical_finding(" ".join(finding.lower().split())) for finding in findings)
+
+
+@lru_cache(maxsize=1024)
+def findings_instead(finding: str, part: str | None, looked_for: frozenset[str]) -> tuple[str, ...]:
     """Findings of the same site that are plausible instead and surely something else.
 
     Args:
         finding: the finding's name.
         part: the part of the body that the study shows, see `part_of_body`.
+        looked_for: canonical names; no other finding is put instead.
 
     Returns:
         Names; () where the table does not know the finding, or knows it in another part of the body only.
@@ -214,17 +221,18 @@ def findings_instead(finding: str, part: str | None) -> tuple[str, ...]:
     if place is None:
         return ()
     groups = SITES[place[0]][place[1]]
-    return _often_said(group[0] for number, group in enumerate(groups) if number != place[2])
+    return _one_of_each((group for number, group in enumerate(groups) if number != place[2]), looked_for)
 
 
 @lru_cache(maxsize=1024)
-def findings_elsewhere(finding: str, part: str | None) -> tuple[str, ...]:
+def findings_elsewhere(finding: str, part: str | None, looked_for: frozenset[str]) -> tuple[str, ...]:
     """Findings of the other sites of the same part of the body; otherwise as `findings_instead`."""
     place = _locate(finding, part)
     if place is None:
         return ()
     sites = SITES[place[0]]
-    return _often_said(group[0] for number, groups in enumerate(sites) if number != place[1] for group in groups)
+    others = (group for number, groups in enumerate(sites) if number != place[1] for group in groups)
+    return _one_of_each(others, looked_for)
 
 
 @lru_cache(maxsize=64)
@@ -232,6 +240,13 @@ def abnormal_findings(part: str | None) -> tuple[str, ...]:
     """What a study of this part of the body could show and a normal one does not; () where the table has none."""
     names = (group[0] for groups in SITES.get(part or "", ()) for group in groups)
     return tuple(name for name in _often_said(names) if name not in _NORMAL_IN_BLOOD)
+
+
+def _one_of_each(groups: Iterable[tuple[str, ...]], looked_for: frozenset[str]) -> tuple[str, ...]:
+    """The first name of each group that is looked for, without groups that most sources leave unsaid."""
+    often = (group for group in groups if group[0] not in _RARELY_SAID)
+    found = (next((name for name in group if name in looked_for), None) for group in often)
+    return tuple(name for name in found if name is not None)
 
 
 def _often_said(names: Iterable[str]) -> tuple[str, ...]:

@@ -280,7 +280,7 @@ class _PackageSources:
             first, last = max(shard[0] - position, 0), min(shard[1] - position, num_records)
             if first < last:
                 for record in source.records(split, first, last):
-                    yield self._example_from_record(record)
+                    yield self._example_from_record(record, looked_for=source.looked_for_in(record))
             position += num_records
 
 

@@ -7,7 +7,9 @@ The rules, by the name of what they change:
     size        large for small and small for large, either for medium: never the next grade, which readers confuse.
     severity    in the same way: severe for mild, mild for severe, either for moderate.
     negation    what is there is denied, as it is described and altogether; what is denied is said to be there.
-    finding     another finding of the same site (finding_table.py); where there is none, one of another site.
+    finding     another finding of the same site (finding_table.py); where there is none, one of another site. Only one
+                that the source looked for in every image: of others, being unsaid says nothing. An image that the
+                source calls normal as a whole gets any finding added, as that claim denies them all.
 
 A candidate is dropped unless it is surely false (entailment.py): what may be true of any region of the image is not
 false, and a doubtful finding cannot be denied. Texts count too: a finding that the record names without a region (a
@@ -38,6 +40,7 @@ from regionmed_clip.processing.corpus.captions import (
 from regionmed_clip.processing.corpus.entailment import Facts, is_false, know
 from regionmed_clip.processing.corpus.finding_table import (
     abnormal_findings,
+    canonical_findings,
     findings_elsewhere,
     findings_instead,
     findings_named,
@@ -92,13 +95,16 @@ class Candidate:
     key: int
 
 
-def write_negatives(record: StudyRecord, seed: int = 0, max_per_region: int = 8) -> tuple[NegativeRecord, ...]:
-    """False texts of a record, equal for equal record and seed; those of the regions in order, then the image's.
+def write_negatives(
+    record: StudyRecord, seed: int = 0, max_per_region: int = 8, looked_for: frozenset[str] = frozenset()
+) -> tuple[NegativeRecord, ...]:
+    """False texts of a record, equal for equal arguments; those of the regions in order, then the image's.
 
     Args:
         record: the record; its regions need not be described.
         seed: of the choice among more candidates than are wanted; every kind of change comes before a second of any.
         max_per_region: at most so many for each region, and MAX_IMAGE_NEGATIVES for the image; at least 0.
+        looked_for: the findings that may be put in the place of another: see `Source.looked_for_in`.
     """
     if max_per_region < 0:
         raise ValueError(f"max_per_region is {max_per_region}; it must be at least 0. Use 0 for none of the regions.")
@@ -112,7 +118,7 @@ def write_negatives(record: StudyRecord, seed: int = 0, max_per_region: int = 8)
     false_of = {
         statement: [
             candidate
-            for candidate in list_candidates(statement, part)
+            for candidate in list_candidates(statement, part, canonical_findings(looked_for))
             if candidate.key not in true_keys
             and candidate.text not in own_words
             and is_false(candidate.facts, known)
@@ -128,10 +134,10 @@ def write_negatives(record: StudyRecord, seed: int = 0, max_per_region: int = 8)
 
 
 @lru_cache(maxsize=8192)
-def list_candidates(statement: Statement, part: str | None) -> tuple[Candidate, ...]:
+def list_candidates(statement: Statement, part: str | None, looked_for: frozenset[str]) -> tuple[Candidate, ...]:
     """Every candidate of a statement in a study of this part of the body, no two of one meaning; some may be true."""
     found: dict[int, Candidate] = {}
-    for changed, region in _changes(statement, part):
+    for changed, region in _changes(statement, part, looked_for):
         stated = state_region(region)
         key = statement_key(stated)
         if key != statement_key(statement):
@@ -139,7 +145,7 @@ def list_candidates(statement: Statement, part: str | None) -> tuple[Candidate, 
     return tuple(found.values())
 
 
-def _changes(statement: Statement, part: str | None) -> Iterator[tuple[str, RegionRecord]]:
+def _changes(statement: Statement, part: str | None, looked_for: frozenset[str]) -> Iterator[tuple[str, RegionRecord]]:
     """(what is changed, the changed region) for every rule."""
     region = _carry(statement)
     if not names_something(region.finding):
@@ -159,10 +165,11 @@ def _changes(statement: Statement, part: str | None) -> Iterator[tuple[str, Regi
     if region.certainty is None:
         yield "negation", replace(region, is_negated=True)
         yield "negation", RegionRecord(_NOWHERE, region.finding, is_negated=True)
-    for finding in findings_instead(region.finding, part):
+    instead = findings_instead(region.finding, part, looked_for)
+    for finding in instead:
         yield "finding", replace(region, finding=finding, severity=None)
-    if not findings_instead(region.finding, part):
-        for finding in findings_elsewhere(region.finding, part):
+    if not instead:
+        for finding in findings_elsewhere(region.finding, part, looked_for):
             yield "finding", RegionRecord(_NOWHERE, finding, laterality=region.laterality, certainty=region.certainty)
 
 

@@ -129,7 +129,7 @@ def scan_chunk(work: Path, source: Source, chunk: Chunk, seed: int, schema: pa.S
     bad: list[BadItem] = []
     with RowWriter(rows_path(work, chunk.number), schema) as writer:
         for item in source.read(chunk.split, chunk.start, chunk.stop):
-            staged = item if isinstance(item, BadItem) else _stage(item, chunk.source, seed)
+            staged = item if isinstance(item, BadItem) else _stage(item, chunk.source, seed, source.looked_for_in(item))
             if isinstance(staged, BadItem):
                 bad.append(staged)
                 continue
@@ -171,7 +171,9 @@ def hash_64(*parts: str) -> int:
     return (int.from_bytes(digest, "big") >> 1) or 1
 
 
-def _stage(record: StudyRecord, source: int, seed: int) -> tuple[dict[str, Any], tuple[Any, ...]] | BadItem:
+def _stage(
+    record: StudyRecord, source: int, seed: int, looked_for: frozenset[str]
+) -> tuple[dict[str, Any], tuple[Any, ...]] | BadItem:
     """The row and the index entry of a record; a BadItem where its image cannot be decoded."""
     content = Path(record.image).read_bytes() if isinstance(record.image, str) else record.image
     try:
@@ -179,7 +181,7 @@ def _stage(record: StudyRecord, source: int, seed: int) -> tuple[dict[str, Any],
     except DECODE_ERRORS as error:
         key = record.image_id.partition("/")[2] or record.image_id
         return BadItem(record.source, key, f"the image cannot be decoded ({error}); replace it or drop its row.")
-    row = example_from_record(record, seed=seed, phash=hex_of_hash(phash))
+    row = example_from_record(record, seed=seed, phash=hex_of_hash(phash), looked_for=looked_for)
     patient = hash_64("patient", patient_key(record.source, record.patient_id)) if record.patient_id else 0
     entry = (
         hash_64("order", str(seed), record.image_id),

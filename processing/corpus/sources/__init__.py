@@ -65,6 +65,19 @@ class Source(Protocol):
         """What decides the content of its records, without their number for sources that are drawn."""
         ...
 
+    @property
+    def looked_for(self) -> frozenset[str]:
+        """Findings that the annotators of the source looked for in every image.
+
+        Empty where that is not known, and then no text puts one finding in the place of another.
+        """
+        ...
+
+    def looked_for_in(self, record: StudyRecord) -> frozenset[str]:
+        """Those of `looked_for` that may be called absent from the image of `record` where it does not state them;
+        fewer than all where the source knows of a doubt that the record leaves out."""
+        ...
+
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that hold at least one record, in the order train, validation, test."""
         ...

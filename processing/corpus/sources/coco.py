@@ -12,7 +12,7 @@ counts as annotated by it, boxes or not. The split is a word of the file's path 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -92,6 +92,8 @@ class CocoFolder(GenericFolder):
                 )
         self._patterns = ANNOTATION_PATTERNS if annotations is None else (annotations,)
         self._images = images
+        self._categories: set[str] | None = None  # findings that all JSON files list, while the index is written
+        self._crowded: set[str] = set()  # those of crowds, which are left out
         super().__init__(root, index_path=index_path, **options)
 
     def check_layout(self) -> None:
@@ -115,6 +117,10 @@ class CocoFolder(GenericFolder):
         for path in self.annotation_files():
             yield from self._rows_of(path)
 
+    def find_looked_for(self) -> Iterable[str]:
+        """The findings of the categories that all JSON files list, without those of crowds, which no record states."""
+        return (self._categories or set()) - self._crowded
+
     def split_of(self, item: Item) -> str | None:
         """The split that the path of the item's JSON file names; ValueError where the item is listed twice."""
         return split_of_words(_listing(item)["file"])
@@ -137,6 +143,8 @@ class CocoFolder(GenericFolder):
         where = path.relative_to(self.root).as_posix()
         content = load_json(path)
         names = _category_names(content, where)
+        findings = {finding_of_label(name) for name in names.values()}
+        self._categories = findings if self._categories is None else self._categories & findings
         folders = self._folders(where)
         key_of_image: dict[Any, str] = {}
         for number, image in enumerate(content["images"]):
@@ -166,9 +174,12 @@ class CocoFolder(GenericFolder):
             if not _is_id(image_id) or image_id not in key_of_image:
                 reason = f"is {str(annotation)[:80]}; its image_id must be the id of an image in the file. Correct it."
                 yield BadRow(place, reason)
-            elif not annotation.get("iscrowd"):
-                category = annotation.get("category_id")
-                name = names.get(category) if _is_id(category) else None
+                continue
+            category = annotation.get("category_id")
+            name = names.get(category) if _is_id(category) else None
+            if annotation.get("iscrowd"):
+                self._crowded.update(() if name is None else (finding_of_label(name),))
+            else:
                 kept = {field: annotation.get(field) for field in ("category_id", "bbox", "segmentation")}
                 yield Row(key_of_image[image_id], {"place": place, "name": name, **kept})
 

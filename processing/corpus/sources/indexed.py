@@ -42,8 +42,9 @@ class IndexedSource(ABC):
         self.check_layout()
         self._index = ItemIndex(index_path)
         if not self._index.is_written():
-            self._index.write(self.rows(), self._place, self.find_revision)
-        self.revision = self._index.revision()
+            self._index.write(self.rows(), self._place, self._find_notes)
+        self.revision = self._index.note("revision")
+        self._looked_for = frozenset(self._index.note("looked_for"))
 
     # What a subclass gives.
 
@@ -75,6 +76,10 @@ class IndexedSource(ABC):
     def find_revision(self) -> str:
         """The release and a short hash of the annotation files: see `source_files.hash_of_files`."""
 
+    def find_looked_for(self) -> Iterable[str]:
+        """Findings that the annotators looked for in every image; asked for once, when all of `rows` are indexed."""
+        return ()
+
     # What every source offers.
 
     @property
@@ -86,6 +91,15 @@ class IndexedSource(ABC):
     def license(self) -> str:
         """Licence of the source."""
         return self.about.license
+
+    @property
+    def looked_for(self) -> frozenset[str]:
+        """Findings that the annotators looked for in every image: what `find_looked_for` gave while indexing."""
+        return self._looked_for
+
+    def looked_for_in(self, record: StudyRecord) -> frozenset[str]:
+        """Those of `looked_for` that may be called absent from the image where the record does not state them: all."""
+        return self.looked_for
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that hold at least one item, in the order train, validation, test."""
@@ -121,7 +135,7 @@ class IndexedSource(ABC):
 
     def has_changed(self) -> bool:
         """Whether the annotation files differ from those that were indexed."""
-        return self.find_revision() != self._index.revision()
+        return self.find_revision() != self._index.note("revision")
 
     def bad_items(self) -> Iterator[BadItem]:
         """Items whose rows cannot be read."""
@@ -180,6 +194,10 @@ class IndexedSource(ABC):
             text_origin="source" if has_own_text else "template",
             window=image.window,
         )
+
+    def _find_notes(self) -> dict[str, str | list[str]]:
+        """What the index keeps beside the rows."""
+        return {"revision": self.find_revision(), "looked_for": sorted(set(self.find_looked_for()))}
 
     def _place(self, item: Item) -> tuple[str, str | None]:
         """Split and patient of an item: the source's own split, else one by the hash of its patient."""

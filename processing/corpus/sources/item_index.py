@@ -7,7 +7,7 @@ import os
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +21,7 @@ CREATE TABLE items (id INTEGER PRIMARY KEY, key TEXT UNIQUE, split TEXT, patient
 CREATE TABLE rows (item INTEGER, fields TEXT);
 CREATE TABLE bad (key TEXT, reason TEXT);
 CREATE TABLE counts (split TEXT PRIMARY KEY, number INTEGER);
-CREATE TABLE revision (text TEXT);
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT);
 """
 _INDEXES = """
 CREATE INDEX rows_of_item ON rows (item);
@@ -81,10 +81,10 @@ class ItemIndex:
         self,
         rows: Iterable[Row | BadRow],
         place: Callable[[Item], tuple[str, str | None]],
-        find_revision: Callable[[], str] = str,
+        find_notes: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """Groups `rows` by key, puts every item into the split that `place` names beside its patient id, and keeps the
-        revision, which may be costly to find.
+        """Groups `rows` by key, puts every item into the split that `place` names beside its patient id, and keeps
+        notes on the whole, values that JSON can hold, which may be costly to find; they are asked for after all rows.
 
         A ValueError of `place` makes the item bad.
         """
@@ -101,14 +101,18 @@ class ItemIndex:
             connection.execute("INSERT INTO rows VALUES (?, ?)", (item[0], json.dumps(row.fields)))
         connection.executescript(_INDEXES)
         _place_items(connection, place)
-        connection.execute("INSERT INTO revision VALUES (?)", (find_revision(),))
+        notes = ((name, json.dumps(value)) for name, value in find_notes().items())
+        connection.executemany("INSERT INTO notes VALUES (?, ?)", notes)
         connection.commit()
         connection.close()
         temporary.rename(self.path)
 
-    def revision(self) -> str:
-        """The revision that was found when the index was written."""
-        return self._read("SELECT text FROM revision").fetchone()[0]
+    def note(self, name: str) -> Any:
+        """The note of this name that was found when the index was written; ValueError where there was none."""
+        found = self._read("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            raise ValueError(f"{self.path} has no note {name!r}; it was written without. Remove the file.")
+        return json.loads(found[0])
 
     def num_items(self) -> dict[str, int]:
         """Number of items by split, in the order train, validation, test; only splits that have any."""
@@ -124,6 +128,13 @@ class ItemIndex:
         )
         for (_, key, patient_id), rows in groupby(found, key=lambda row: row[:3]):
             yield Item(key, tuple(json.loads(row[3]) for row in rows), patient_id, split)
+
+    def item(self, key: str) -> Item:
+        """The good item of this key; ValueError where there is none."""
+        found = self._read("SELECT split, position FROM items WHERE key = ?", (key,)).fetchone()
+        if found is None or found[1] is None:
+            raise ValueError(f"{self.path} has no item {key!r}; ask for one that it gave.")
+        return next(self.items(found[0], found[1], found[1] + 1))
 
     def bad(self) -> Iterator[BadRow]:
         """The bad items, each with the first reason."""

@@ -8,7 +8,7 @@ row without labels says what it shows and never that it is normal. Where a box l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from regionmed_clip.processing.corpus.sources.jsonl_fields import (
     parse_row,
     read_boxes,
     read_caption,
+    read_findings,
     read_license,
     read_modality,
     read_patient_id,
@@ -84,6 +85,7 @@ class JsonlSource(IndexedSource):
         about = about_path.read_text(encoding="utf-8") if about_path.is_file() else ""
         self._license, self._modality = read_license(about), read_modality(about)
         self._splits = SplitsInOrder(self.name)  # needed while the index is written
+        self._labels: set[str] = set()  # of all rows, while the index is written
         super().__init__(folder, index_path=index_path)
         self._splits = SplitsInOrder(self.name)
         first_bad = next(self.bad_items(), None)
@@ -116,6 +118,10 @@ class JsonlSource(IndexedSource):
         """The first 12 hex digits of the sha256 of annotations.jsonl."""
         return self._hash
 
+    def find_looked_for(self) -> Iterable[str]:
+        """The findings of all labels in the file: what one image is labelled with is looked for in each."""
+        return self._labels
+
     def rows(self) -> Iterator[Row | BadRow]:
         """Where each row stands in the file, with its own split and its patient."""
         offset = 0
@@ -135,6 +141,7 @@ class JsonlSource(IndexedSource):
         except ValueError as error:
             return BadRow(key, f"{self.path}:{line}: {error}")
         number = self._splits.add(split, patient_id)
+        self._labels.update(read_findings(row))
         extent = {"line": line, "offset": offset, "length": len(raw)}
         return Row(key, {"number": number, "patient_id": patient_id, **extent})
 

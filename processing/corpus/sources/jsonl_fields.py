@@ -93,6 +93,14 @@ def read_boxes(row: dict[str, Any]) -> list[tuple[tuple[float, float, float, flo
     return pairs
 
 
+def read_findings(row: dict[str, Any]) -> frozenset[str]:
+    """The findings that a row names; none of one whose labels are no texts, which `read_boxes` refuses."""
+    labels = row.get("labels") or []
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return frozenset()
+    return frozenset(map(normalize_label, labels))
+
+
 def normalize_label(label: str) -> str:
     """The finding that a label names: lower case, single spaces, known abbreviations written out."""
     lowered = " ".join(label.lower().split())

@@ -120,8 +120,8 @@ ABOUT = SourceAbout(
     "https://scholar.cu.edu.eg/?q=afahmy/pages/dataset, ISIC 2018: https://challenge.isic-archive.com/data/#2018",
     layout="by the option layout: kvasir (Kvasir-SEG) images/NAME.jpg and masks/NAME.jpg; busi (BUSI) benign/, "
     "malignant/ and normal/ with 'benign (1).png' beside 'benign (1)_mask.png', 'benign (1)_mask_1.png'; isic (ISIC "
-    "2018 task 1) ISIC2018_Task1-2_Training_Input/NAME.jpg and ISIC2018_Task1_Training_GroundTruth/NAME_segmentation.png; "
-    "pairs: images/NAME and masks/NAME with any image suffix",
+    "2018 task 1) ISIC2018_Task1-2_Training_Input/NAME.jpg and ISIC2018_Task1_Training_GroundTruth/"
+    "NAME_segmentation.png; pairs: images/NAME and masks/NAME with any image suffix",
     layout_url="https://github.com/constantinpape/torch-em/blob/387a3e9701fe7e2ce2af3a3bd9216e2384d7f97a/"
     "torch_em/data/datasets/medical/busi.py",
     options={

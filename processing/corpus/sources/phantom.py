@@ -8,6 +8,7 @@ from pathlib import Path
 
 from regionmed_clip.processing.corpus.phantoms.study import (
     LICENSE,
+    MODALITIES,
     SOURCE_NAME,
     draw_phantom,
     phantom_revision,
@@ -37,6 +38,9 @@ ABOUT = SourceAbout(
         "difficulty": "from 0, clear, to 1, hard to see (default: 0.4)",
     },
 )
+
+
+FINDINGS = frozenset(finding for modality in MODALITIES for finding in modality.findings)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,15 @@ class PhantomSource:
     def revision(self) -> str:
         """What decides the pixels and texts: version, seed, difficulty; never the number of records."""
         return phantom_revision(self.seed, self.difficulty)
+
+    @property
+    def looked_for(self) -> frozenset[str]:
+        """All findings that can be drawn: every one that is drawn is annotated."""
+        return FINDINGS
+
+    def looked_for_in(self, record: StudyRecord) -> frozenset[str]:
+        """The same."""
+        return self.looked_for
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that hold at least one record."""

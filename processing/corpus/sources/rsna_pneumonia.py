@@ -14,7 +14,7 @@ and the splits are by true patient, whose number is then the same as in the sour
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from regionmed_clip.processing.corpus.dicom import read_dicom
 from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
@@ -123,6 +123,10 @@ class RsnaPneumoniaSource(IndexedSource):
         if not patients:
             raise ValueError(f"{item.key} has no row in {LABELS_NAME}; every image has one. Fetch both files again.")
         return patients.pop()
+
+    def find_looked_for(self) -> Iterable[str]:
+        """The one finding that was boxed."""
+        return (FINDING,)
 
     def find_revision(self) -> str:
         """The stage and a hash of the annotation files."""

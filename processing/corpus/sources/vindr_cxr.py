@@ -13,7 +13,8 @@ Two layouts are read:
 
 Three radiologists read each training image alone; five agreed on each test image (https://vindr.ai/vi/datasets/cxr,
 which also says that all images are PA). `merge_marks` makes one set of boxes of the three. An image counts as normal
-only where every reader says "No finding". Patients are not told apart: PhysioNet's own split is kept.
+only where every reader says "No finding". What too few readers drew is left out, and no hard negative states it.
+Patients are not told apart: PhysioNet's own split is kept.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from regionmed_clip.processing.corpus.captions import write_impression
 from regionmed_clip.processing.corpus.dicom import read_dicom
+from regionmed_clip.processing.corpus.finding_table import may_be_one
 from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
 from regionmed_clip.processing.corpus.sources import SourceAbout
 from regionmed_clip.processing.corpus.sources.indexed import IndexedSource
@@ -85,6 +87,10 @@ FINDING_OF_CLASS = {  # the local labels
     "Pulmonary fibrosis": "pulmonary fibrosis",
     "Rib fracture": "rib fracture",
 }
+NOT_ON_KAGGLE = (  # it gives such boxes no name of their own
+    *("Clavicle fracture", "Edema", "Emphysema", "Enlarged PA", "Lung cavity", "Lung cyst", "Mediastinal shift"),
+    "Rib fracture",
+)
 DIAGNOSIS_OF_LABEL = {  # the global labels, which have no box; "Other diseases" names none
     "COPD": "chronic obstructive pulmonary disease",
     "Lung tumor": "lung tumor",
@@ -160,6 +166,17 @@ class VinDrCxrSource(IndexedSource):
         whole = (0.0, 0.0, float(record.width), float(record.height))
         named = [*regions, *(RegionRecord(whole, diagnosis) for diagnosis in diagnoses)]
         return replace(record, impression=write_impression(named))
+
+    def find_looked_for(self) -> Iterable[str]:
+        """The local labels of the layout: what readers were asked to box."""
+        is_kaggle = None in self._annotation_files()
+        return (finding for name, finding in FINDING_OF_CLASS.items() if not (is_kaggle and name in NOT_ON_KAGGLE))
+
+    def looked_for_in(self, record: StudyRecord) -> frozenset[str]:
+        """Those of `looked_for` that cannot be what any reader named, a minority of them included."""
+        rows = self._index.item(record.image_id.removeprefix(f"{self.name}/")).rows
+        named = {name for row in rows for name in (row["finding"], *row["diagnoses"]) if name is not None}
+        return frozenset(finding for finding in self.looked_for if not any(may_be_one(finding, name) for name in named))
 
     def split_of(self, item: Item) -> str | None:
         """PhysioNet's own split; None for Kaggle's files."""

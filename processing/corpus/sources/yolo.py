@@ -11,7 +11,7 @@ word of the image's folders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -105,6 +105,10 @@ class YoloFolder(GenericFolder):
             with path.open(encoding="utf-8-sig") as lines:
                 for line in filter(None, map(str.strip, lines)):
                     yield Row(self._listed_key(path, line), {"list": split})
+
+    def find_looked_for(self) -> Iterable[str]:
+        """The findings of all classes that the class file names."""
+        return map(finding_of_label, self._names.values())
 
     def split_of(self, item: Item) -> str | None:
         """The split of the list or folder of data.yaml that holds the image, else that of a word of its folders."""

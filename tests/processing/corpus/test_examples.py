@@ -63,6 +63,15 @@ def test_texts_and_negatives_are_those_of_the_seed(seed):
     ]
 
 
+def test_findings_are_swapped_for_those_that_the_source_looked_for():
+    record = make_study([NODULE])
+    assert "finding" not in {negative["changed"] for negative in example_from_record(record)["negatives"]}
+    example = example_from_record(record, looked_for=frozenset(("cavity",)))
+    swapped = [negative["text"] for negative in example["negatives"] if negative["changed"] == "finding"]
+    assert "large cavity in the right upper zone of the lung" in swapped
+    assert not any("consolidation" in text for text in swapped)
+
+
 def test_an_example_costs_little_beside_drawing_its_phantom():
     records = [draw_phantom(0, index) for index in range(60)]
     for record in records:

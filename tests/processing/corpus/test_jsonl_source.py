@@ -8,10 +8,15 @@ import pickle
 import tracemalloc
 
 import pytest
-from corpus_fixtures import bad_items, paint, painted_box
+from corpus_fixtures import bad_items, paint, painted_box, read_all
 from tiny_corpora import write_jsonl_source
 
+from regionmed_clip.processing.corpus.build import build_corpus
+from regionmed_clip.processing.corpus.corpus_source import CorpusSource
+from regionmed_clip.processing.corpus.examples import example_from_record
+from regionmed_clip.processing.corpus.medregion import MedRegion
 from regionmed_clip.processing.corpus.sources.jsonl import ABOUT, JsonlSource, open_jsonl, open_sources
+from regionmed_clip.processing.corpus.sources.registry import parse_source_spec
 
 
 def rewrite(folder, change):
@@ -94,6 +99,72 @@ def test_boxes_are_those_painted_in_the_images(tmp_path):
     for record, boxes in zip(source.records("test"), boxes_of_image, strict=True):
         assert [region.box for region in record.regions] == boxes
         assert [painted_box(record.image, index) for index in range(len(boxes))] == boxes
+
+
+def write_fundus(folder, labels_of_image):
+    """A jsonl folder of fundus photographs in which IDRiD's names are boxed."""
+    rows = []
+    for index, labels in enumerate(labels_of_image):
+        boxes = [(12 * k, 5, 12 * k + 10, 25 - index) for k in range(len(labels))]
+        paint(folder / f"images/{index}.png", (40, 30), boxes)
+        row = {"image": f"images/{index}.png", "width": 40, "height": 30, "labels": labels}
+        rows.append(json.dumps(row | {"boxes_xyxy": boxes, "modality": "fundus photograph"}) + "\n")
+    (folder / "annotations.jsonl").write_text("".join(rows))
+    return folder
+
+
+def swaps_of(negatives):
+    return {negative["text"] for negative in negatives if negative["changed"] == "finding"}
+
+
+@pytest.mark.parametrize(
+    ("labels_of_image", "looked_for", "swaps"),
+    [
+        ([["Hard Exudates (EX)"], []], {"hard exudate"}, [set(), set()]),
+        (
+            [["Hard Exudates (EX)"], ["Drusen"], ["hard exudate", "drusen"]],
+            {"hard exudate", "drusen"},
+            [
+                {"drusen", "Fundus photograph with drusen."},
+                {"hard exudate", "Fundus photograph with a hard exudate."},
+                set(),
+            ],
+        ),
+    ],
+)
+def test_findings_are_swapped_only_for_labels_of_the_source(labels_of_image, looked_for, swaps, tmp_path):
+    indexes = tmp_path / "indexes"
+    indexes.mkdir()
+    for _ in range(2):  # the second finds what the first has kept
+        (source,) = open_sources(write_fundus(tmp_path / "idrid", labels_of_image), index_folder=indexes)
+        assert source.looked_for == looked_for
+    examples = [example_from_record(r, looked_for=source.looked_for_in(r)) for r in read_all(source)]
+    assert [swaps_of(example["negatives"]) for example in examples] == swaps
+    assert {negative["changed"] for negative in examples[0]["negatives"]} >= {"negation"}
+
+
+def test_a_row_that_is_refused_is_looked_for_by_nobody(tmp_path):
+    folder = write_fundus(tmp_path / "idrid", [["hard exudate"], ["drusen"]])
+    rewrite(folder, lambda lines: lines.append(changed(lines[1], labels=["cotton wool spot", 3], image="x.png")))
+    assert open_sources(folder)[0].looked_for == {"hard exudate", "drusen"}
+
+
+def test_a_build_and_a_stream_give_the_negatives_of_the_same_findings(tmp_path):
+    folder = write_fundus(tmp_path / "idrid", [["hard exudate"], ["drusen"], ["cotton wool spot"], []])
+    corpus = build_corpus(
+        [parse_source_spec("jsonl", str(folder))], tmp_path / "out", num_processes=1, show_progress=False
+    )
+    built = {row["image_id"]: row["negatives"] for split in corpus.splits() for row in corpus.rows(split)}
+    stream = MedRegion(config_name="jsonl", data_dir=str(folder), template_texts=True)
+    examples = [example for split in corpus.splits() for example in stream.as_streaming_dataset(split=split)]
+    assert {example["image_id"]: example["negatives"] for example in examples} == built
+    assert {key[-5]: bool(swaps_of(found)) for key, found in built.items()} == {
+        "0": True,
+        "1": True,
+        "2": True,
+        "3": False,
+    }
+    assert CorpusSource(corpus.folder).looked_for == frozenset()
 
 
 def test_the_index_is_kept_and_found_again_until_the_rows_change(tmp_path):

@@ -19,19 +19,26 @@ from regionmed_clip.processing.corpus.phantoms.study import draw_phantom
 from regionmed_clip.processing.corpus.places import exclude_each_other, other_places
 from regionmed_clip.processing.corpus.records import NEGATIVE_CHANGES, QARecord, RegionRecord
 from regionmed_clip.processing.corpus.sources.nih_bbox import FINDING_OF_LABEL
+from regionmed_clip.processing.corpus.sources.phantom import FINDINGS
 from regionmed_clip.processing.corpus.sources.vindr_cxr import DIAGNOSIS_OF_LABEL, FINDING_OF_CLASS
 from regionmed_clip.processing.corpus.text_keys import region_text_key, stated_caption_key
 
 NODULE = RegionRecord(BOX, "pulmonary nodule", "lung", laterality="right", place="upper zone", size="large")
+EVERYTHING = frozenset(name for sites in SITES.values() for site in sites for group in site for name in group)
 ATTRIBUTES = ("anatomy", "laterality", "place", "size", "severity")
 
 
+def write_all(record, seed=0, looked_for=EVERYTHING, **options):
+    """The negatives of a record whose source looked for all that the table knows."""
+    return write_negatives(record, seed, looked_for=looked_for, **options)
+
+
 def of_region(record, index=0, **options):
-    return [negative for negative in write_negatives(record, **options) if negative.region == index]
+    return [negative for negative in write_all(record, **options) if negative.region == index]
 
 
-def of_image(record):
-    return [negative for negative in write_negatives(record) if negative.region is None]
+def of_image(record, **options):
+    return [negative for negative in write_all(record, **options) if negative.region is None]
 
 
 def subsets(items):
@@ -159,7 +166,7 @@ def test_a_normal_image_gets_findings_that_it_does_not_show():
 @given(studies_of_any_kind, st.integers(0, 9))
 def test_no_negative_follows_from_the_record(record, seed):
     true_keys = keys_of_true_texts(record)
-    negatives = write_negatives(record, seed, max_per_region=30)
+    negatives = write_all(record, seed, max_per_region=30)
     assert not true_keys & {negative.key for negative in negatives if negative.region is not None}
     study = study_phrase(record.modality, record.view, record.anatomy)
     captions = {stated_caption_key(study, count_statements(some)) for some in subsets(record.regions)}
@@ -169,17 +176,17 @@ def test_no_negative_follows_from_the_record(record, seed):
 @settings(max_examples=80, deadline=None)
 @given(studies_of_any_kind, st.integers(0, 9))
 def test_no_negative_shares_a_key_or_the_words_of_a_true_text(record, seed):
-    texts, negatives = write_texts(record, seed), write_negatives(record, seed)
+    texts, negatives = write_texts(record, seed), write_all(record, seed)
     assert not {text.key for text in texts} & {negative.key for negative in negatives}
     assert not {text.text for text in texts} & {negative.text for negative in negatives}
-    assert negatives == write_negatives(record, seed)
+    assert negatives == write_all(record, seed)
     assert {negative.changed for negative in negatives} <= set(NEGATIVE_CHANGES)
 
 
 def test_two_hundred_phantoms_have_true_texts_and_false_negatives():
     for index in range(200):
         record = draw_phantom(0, index)
-        texts, negatives = write_texts(record), write_negatives(record)
+        texts, negatives = write_texts(record), write_all(record, looked_for=FINDINGS)
         true_keys = keys_of_true_texts(record) | {text.key for text in texts}
         assert not true_keys & {negative.key for negative in negatives}
         regions = [negative for negative in negatives if negative.region is not None]
@@ -267,13 +274,13 @@ def test_findings_are_two_only_where_they_surely_differ(first, second, is_one):
 def test_what_may_be_put_instead_surely_differs():
     for part, sites in SITES.items():
         for finding in {name for groups in sites for group in groups for name in group}:
-            assert not any(may_be_one(finding, other) for other in findings_instead(finding, part)), finding
+            assert not any(may_be_one(finding, other) for other in findings_instead(finding, part, EVERYTHING)), finding
 
 
 def test_a_word_of_many_meanings_is_read_in_its_part_of_the_body_only():
-    assert "cavity" in findings_instead("nodule", "chest")
-    assert findings_instead("nodule", None) == findings_instead("nodule", "abdomen") == ()
-    assert findings_instead("nerve", None) == ()
+    assert "cavity" in findings_instead("nodule", "chest", EVERYTHING)
+    assert findings_instead("nodule", None, EVERYTHING) == findings_instead("nodule", "abdomen", EVERYTHING) == ()
+    assert findings_instead("nerve", None, EVERYTHING) == ()
 
 
 @pytest.mark.parametrize(
@@ -308,10 +315,10 @@ def test_a_question_answered_by_no_names_nothing():
 
 def test_a_normal_image_gets_no_finding_that_its_texts_name():
     record = make_study(is_normal=True)
-    texts = [negative.text for seed in range(20) for negative in write_negatives(record, seed)]
+    texts = [negative.text for seed in range(20) for negative in write_all(record, seed)]
     assert any("consolidation" in text for text in texts)
     changed = replace(record, impression="No focal abnormality. Old tuberculosis.")
-    texts = [negative.text for seed in range(20) for negative in write_negatives(changed, seed)]
+    texts = [negative.text for seed in range(20) for negative in write_all(changed, seed)]
     assert texts
     assert not any(word in text for text in texts for word in ("consolidation", "cavity", "nodule", "effusion"))
 
@@ -373,5 +380,5 @@ def test_the_table_knows_the_findings_of_vindr_cxr_and_nih_and_puts_no_rare_one_
     named = {*FINDING_OF_CLASS.values(), *DIAGNOSIS_OF_LABEL.values(), *FINDING_OF_LABEL.values()}
     for finding in named - {"other lesion"}:
         assert findings_named(f"There is {finding}.") == {finding}
-    instead = {name for finding in named for name in findings_instead(finding, "chest")}
+    instead = {name for finding in named for name in findings_instead(finding, "chest", EVERYTHING)}
     assert instead <= {"pulmonary nodule", "consolidation", "cavity", "pleural effusion", "pneumothorax"}

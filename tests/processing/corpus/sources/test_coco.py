@@ -61,6 +61,15 @@ def test_every_box_equals_the_painted_pixels(tmp_path):
     assert not bad_items(source)
 
 
+def test_what_every_file_lists_is_looked_for_but_for_crowds(tmp_path):
+    root = write_coco(tmp_path / "set")
+    assert CocoFolder(root).looked_for == {"red blood cell", "lung nodule"}
+    change(root, lambda content: content["annotations"][0].update(iscrowd=1))
+    assert CocoFolder(root).looked_for == {"lung nodule"}
+    change(root, lambda content: content["categories"].pop(), split="val")
+    assert CocoFolder(root).looked_for == frozenset()
+
+
 def test_the_split_is_that_of_the_file(tmp_path):
     source = CocoFolder(write_coco(tmp_path / "set"))
     assert source.splits() == ("train", "validation")

@@ -69,7 +69,9 @@ def test_boxes_are_the_painted_rectangles(tmp_path):
 
 
 def test_normal_is_said_of_the_class_normal_alone(tmp_path):
-    records = by_name(RsnaPneumoniaSource(write_source(tmp_path)))
+    source = RsnaPneumoniaSource(write_source(tmp_path))
+    assert source.looked_for == {"lung opacity"}
+    records = by_name(source)
     assert records[NORMAL].caption == "Normal PA chest radiograph without focal abnormality."
     assert records[NOT_NORMAL].caption == "PA chest radiograph."
     assert records[SICK].caption == "AP chest radiograph with two lung opacities."

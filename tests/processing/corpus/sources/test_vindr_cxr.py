@@ -9,6 +9,7 @@ import pytest
 from corpus_fixtures import bad_items, painted, painted_box, read_all
 from PIL import Image
 
+from regionmed_clip.processing.corpus.negatives import write_negatives
 from regionmed_clip.processing.corpus.sources.vindr_cxr import VinDrCxrSource, box_iou, merge_marks, open_sources
 
 pytest.importorskip("pydicom", reason='VinDr-CXR is DICOM: pip install "regionmed-clip[dicom]"')
@@ -160,6 +161,7 @@ def test_the_kaggle_layout_is_read_too(tmp_path):
     source = VinDrCxrSource(tmp_path)
     records = by_name(source)
     assert len(records) == 13
+    assert len(source.looked_for) == 14
     assert len(source.splits()) > 1  # by a hash of the image
     assert all(records[name].regions[0].box == painted_in(records[name], 0) for name in names)
     assert records[NORMAL].caption.startswith("Normal")
@@ -173,6 +175,26 @@ def test_boxes_of_fewer_than_half_of_the_readers_are_left_out_by_majority_and_ke
     (union,) = open_sources(tmp_path, readers="union")
     assert [region.finding for region in by_name(union)[SICK].regions] == ["atelectasis", *findings]
     assert union.revision != open_sources(tmp_path)[0].revision
+
+
+def test_what_a_minority_saw_is_put_in_the_place_of_nothing(tmp_path):
+    annotations = write_physionet(tmp_path) / "annotations" / "annotations_train.csv"
+    source = VinDrCxrSource(tmp_path)
+    assert source.looked_for >= {"consolidation", "lung cavity", "pneumothorax"}
+    record = by_name(source)[SICK]
+    assert "consolidation" in source.looked_for_in(record)
+    assert "pleural thickening" not in source.looked_for_in(record)  # an effusion was drawn, which it may be
+    replace_in(annotations, f"{SICK},R10,Pleural effusion,3.0,4,20,15\n", f"{SICK},R10,Atelectasis,1,30,9,40\n")
+    source = VinDrCxrSource(tmp_path)
+    records = by_name(source)
+    assert source.looked_for_in(records[SICK]) & {"consolidation", "lung cavity", "pneumothorax"} == {
+        "lung cavity",
+        "pneumothorax",
+    }
+    assert "consolidation" in source.looked_for_in(records[NORMAL])
+    texts = [n.text for n in write_negatives(records[SICK], looked_for=source.looked_for_in(records[SICK]))]
+    assert not any("consolidation" in text for text in texts)
+    assert any("lung cavity" in text for text in texts)
 
 
 def test_overlapping_boxes_of_different_readers_become_their_mean():

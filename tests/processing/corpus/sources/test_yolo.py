@@ -48,6 +48,7 @@ def write_yolo(root, layout="{kind}/{split}/{name}", form="box", data=None):
 def test_every_box_equals_the_painted_pixels(tmp_path, layout, form):
     source = YoloFolder(write_yolo(tmp_path / "set", layout, form))
     assert {split: source.num_records(split) for split in source.splits()} == {"train": 2, "validation": 1, "test": 1}
+    assert source.looked_for == {"lung nodule", "red blood cell"}
     for record in read_all(source):
         key = next(key for key in SIZES if record.image_id.endswith(f"/{key[-1]}"))
         assert (record.width, record.height) == SIZES[key]
