@@ -83,31 +83,30 @@ def _captions(record: StudyRecord, choice: SeededChoice) -> Iterator[TextRecord]
 def _findings(record: StudyRecord, choice: SeededChoice) -> Iterator[TextRecord]:
     is_normal = claims_normality(record)
     key = findings_key(record.regions, is_normal=is_normal)
-    if record.findings:
-        is_ours = record.text_origin == "template" and record.findings == write_findings(
-            record.regions, is_normal=is_normal
-        )
-        own_key = key if is_ours else free_text_key(record.findings)
-        yield TextRecord("findings", record.findings, own_key, origin=record.text_origin)
+    template = write_findings(record.regions, is_normal=is_normal)
     number, names = choice.below(NUM_FINDINGS_WORDINGS), choice.below(_NUM_NAMES)
-    text = word_findings(number, names, count_full_statements(record.regions), is_normal=is_normal)
-    if text:
-        yield TextRecord("findings", text, key)
+    worded = word_findings(number, names, count_full_statements(record.regions), is_normal=is_normal)
+    return _own_and_worded("findings", record, record.findings, template, worded, key)
 
 
 def _impressions(record: StudyRecord, choice: SeededChoice) -> Iterator[TextRecord]:
     is_normal = claims_normality(record)
     key = impression_key(record.regions, is_normal=is_normal)
-    if record.impression:
-        is_ours = record.text_origin == "template" and record.impression == write_impression(
-            record.regions, is_normal=is_normal
-        )
-        own_key = key if is_ours else free_text_key(record.impression)
-        yield TextRecord("impression", record.impression, own_key, origin=record.text_origin)
+    template = write_impression(record.regions, is_normal=is_normal)
     number, names = choice.below(NUM_IMPRESSION_WORDINGS), choice.below(_NUM_NAMES)
-    text = word_impression(number, names, list_impressions(record.regions), is_normal=is_normal)
-    if text:
-        yield TextRecord("impression", text, key)
+    worded = word_impression(number, names, list_impressions(record.regions), is_normal=is_normal)
+    return _own_and_worded("impression", record, record.impression, template, worded, key)
+
+
+def _own_and_worded(
+    level: str, record: StudyRecord, own: str, template: str, worded: str, key: int
+) -> Iterator[TextRecord]:
+    """The record's own text of a level, keyed by its meaning if it is the template's, and the one worded anew."""
+    if own:
+        is_ours = record.text_origin == "template" and own == template
+        yield TextRecord(level, own, key if is_ours else free_text_key(own), origin=record.text_origin)
+    if worded:
+        yield TextRecord(level, worded, key)
 
 
 def _region_texts(index: int, region: RegionRecord, choice: SeededChoice) -> Iterator[TextRecord]:
