@@ -16,6 +16,7 @@ FOLDER_OF_IMPORT_NAME = {
     "regionmed_clip.eval": "eval",
     "regionmed_clip.eval.benchmarks": "eval/benchmarks",
     "regionmed_clip.eval.metrics": "eval/metrics",
+    "regionmed_clip.eval.studies": "eval/studies",
     "regionmed_clip.eval.tasks": "eval/tasks",
     "regionmed_clip.model_cards": "model_cards",
 }

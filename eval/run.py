@@ -9,17 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
-from modeling_regionmed_clip.configuration_regionmed_clip import RegionMedClipConfig
-from modeling_regionmed_clip.modeling_regionmed_clip import RegionMedClipModel
 from regionmed_clip.eval.report import write_report
 from regionmed_clip.eval.results import Result, describe_hardware, write_results
+from regionmed_clip.eval.saved_models import load_model
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.eval.tasks.runner import TASKS, RunContext, TaskOutcome, run_colour_probe, run_tasks
 from regionmed_clip.processing.corpus.data_spec import FORMS, data_revision, split_sha256, stream_examples
-from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +47,7 @@ def evaluate(options: argparse.Namespace, command: str) -> list[Result]:
     }
     results: list[Result] = []
     for place, (name, path) in enumerate(paths.items()):
-        model, processor = load(path, options.device)
+        model, processor = load_model(path, options.device)
         context = RunContext(model_revision=weights_revision(model), **shared)
         outcome = run_tasks(
             model,
@@ -70,15 +66,6 @@ def evaluate(options: argparse.Namespace, command: str) -> list[Result]:
         folder = Path(options.output) / ("report" if len(paths) == 1 else f"report_{place}")
         _write(Path(options.output), folder, results, model, processor, examples, outcome)
     return results
-
-
-def load(path: str, device: str) -> tuple[RegionMedClipModel, RegionMedClipProcessor]:
-    """The model in evaluation mode and the processor of a saved folder; no code of the folder is run."""
-    if not (Path(path) / "config.json").is_file():
-        raise ValueError(f"model {path!r} has no config.json; give the folder that a run left in OUTPUT_DIR/final.")
-    AutoConfig.register(RegionMedClipConfig.model_type, RegionMedClipConfig, exist_ok=True)  # the tokenizer asks for it
-    model = RegionMedClipModel.from_pretrained(path, local_files_only=True).eval().to(device)
-    return model, RegionMedClipProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 def _write(

@@ -12,7 +12,9 @@ TEXT_POOLING_OF_MODEL_TYPE = {
 }
 TEXT_POOLINGS = ("eos", "last", "cls", "mean")
 IMAGE_POOLINGS = ("tower", "mean")
-ROI_MODES = ("prompter",)
+ROI_MODES = ("prompter", "roialign", "maskpool")
+PROJECTIONS = ("linear", "identity", "mlp")
+EMBEDDING_NORMS = ("l2", "clip")
 
 DEFAULT_VISION_CONFIG = {"model_type": "clip_vision_model", "patch_size": 16}  # ViT-B/16 at 224 pixels
 DEFAULT_TEXT_CONFIG = {"model_type": "bert"}  # BERT-base
@@ -28,13 +30,20 @@ class RegionMedClipConfig(PreTrainedConfig):
         projection_dim: D, width of the space that images, regions and texts share.
         image_pooling: "tower" takes the vision tower's own pooled token; "mean" takes the mean of its patch tokens.
         text_pooling: "eos", "last", "cls" or "mean"; None chooses by the text tower's `model_type`.
-        roi_mode: how a region becomes an embedding; "prompter" is box-prompted attention.
+        visual_projection_type, text_projection_type: how a pooled state reaches the shared space; "linear" has no bias,
+            "identity" needs a tower of width D, "mlp" is Linear-GELU-Linear without biases (BiomedCLIP's text side).
+        embedding_norm: how global embeddings get unit length; "clip" is CLIPModel's formula, which differs from "l2"
+            in the last bit, so that a CLIP checkpoint's logits are met exactly.
+        roi_mode: how a region becomes an embedding; "prompter" is box-prompted attention, "roialign" and "maskpool"
+            are plain pooling rules, for comparison.
         roi_num_layers: cross-attention blocks of the prompter, at least 1.
         roi_num_heads: attention heads of the prompter; None gives one for every 64 channels of the vision tower.
         fusion_num_heads: attention heads of the fusion; None gives one for every 64 channels of the shared space.
         roi_num_frequencies: sine/cosine pairs per coordinate of the box and patch position encodings.
         logit_scale_init_value: natural logarithm of the initial inverse temperature of every contrastive term.
         logit_scale_max: largest inverse temperature; the learnt one is clamped to it.
+        logit_bias_init_value: what is added to the global logits at first (SigLIP); None: there is no bias.
+        proposal_threshold: least score in [0, 1] at which `propose_regions` proposes a region.
         initializer_range: kept for tools that read it; the projections use 1 / sqrt(fan in).
 
     Raises:
@@ -49,6 +58,9 @@ class RegionMedClipConfig(PreTrainedConfig):
     projection_dim: int = 512
     image_pooling: str = "tower"
     text_pooling: str | None = None
+    visual_projection_type: str = "linear"
+    text_projection_type: str = "linear"
+    embedding_norm: str = "l2"
     roi_mode: str = "prompter"
     roi_num_layers: int = 1
     roi_num_heads: int | None = None
@@ -56,6 +68,8 @@ class RegionMedClipConfig(PreTrainedConfig):
     roi_num_frequencies: int = 6
     logit_scale_init_value: float = 2.6592
     logit_scale_max: float = 100.0
+    logit_bias_init_value: float | None = None
+    proposal_threshold: float = 0.5
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -72,7 +86,14 @@ class RegionMedClipConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _check_choices(self) -> None:
-        choices = {"image_pooling": IMAGE_POOLINGS, "text_pooling": TEXT_POOLINGS, "roi_mode": ROI_MODES}
+        choices = {
+            "image_pooling": IMAGE_POOLINGS,
+            "text_pooling": TEXT_POOLINGS,
+            "visual_projection_type": PROJECTIONS,
+            "text_projection_type": PROJECTIONS,
+            "embedding_norm": EMBEDDING_NORMS,
+            "roi_mode": ROI_MODES,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
@@ -97,6 +118,16 @@ class RegionMedClipConfig(PreTrainedConfig):
                 f"RegionMedClipConfig.vision_config has image_size {vision.image_size} and patch_size "
                 f"{vision.patch_size}; the patch size must divide the image size."
             )
+        if not 0 <= self.proposal_threshold <= 1:
+            raise ValueError(
+                f"RegionMedClipConfig.proposal_threshold is {self.proposal_threshold}; a score lies in [0, 1]."
+            )
+        for side, tower in (("visual", vision), ("text", self.text_config)):
+            if getattr(self, f"{side}_projection_type") == "identity" and tower.hidden_size != self.projection_dim:
+                raise ValueError(
+                    f"RegionMedClipConfig.{side}_projection_type is 'identity' and its tower has width "
+                    f"{tower.hidden_size}; it must equal projection_dim = {self.projection_dim}. Take 'linear'."
+                )
         for name, width_name, width in (
             ("roi_num_heads", "vision_config.hidden_size", vision.hidden_size),
             ("fusion_num_heads", "projection_dim", self.projection_dim),

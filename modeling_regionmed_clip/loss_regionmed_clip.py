@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PROPOSAL_INPUTS = ("proposal_logits", "proposal_boxes", "target_boxes", "target_mask", "patch_boxes")
 NO_TEXT_KEY = -1  # keys of real texts are 63-bit hashes, hence never negative
 
 
 @dataclass(frozen=True)
-class ContrastiveTerm:
-    """One term of the loss with the number of pairs behind it; every field is a tensor of shape ()."""
+class LossTerm:
+    """One term of the loss with the numbers of pairs (of proposals: patches) behind it; tensors of shape ()."""
 
     loss: Tensor
     num_positives: Tensor
@@ -29,7 +30,7 @@ def multi_positive_info_nce(
     logit_scale: Tensor,
     query_mask: Tensor | None = None,
     candidate_mask: Tensor | None = None,
-) -> ContrastiveTerm:
+) -> LossTerm:
     """Symmetric InfoNCE in which every pair with equal keys is a positive, averaged over both directions.
 
     A query's loss is the mean over its positives of -log softmax over all candidates; queries without a positive are
@@ -57,7 +58,7 @@ def info_nce(
     logit_scale: Tensor,
     query_mask: Tensor | None = None,
     candidate_mask: Tensor | None = None,
-) -> ContrastiveTerm:
+) -> LossTerm:
     """`multi_positive_info_nce` with the positives given as a (N, M) bool matrix."""
     logits = (logit_scale * (queries @ candidates.t())).float()  # (N, M)
     taken = torch.ones_like(positive)
@@ -68,7 +69,7 @@ def info_nce(
     positive = positive & taken
     forward = _mean_over_positives(logits, positive, taken)
     backward = _mean_over_positives(logits.t(), positive.t(), taken.t())
-    return ContrastiveTerm(
+    return LossTerm(
         loss=(forward + backward) / 2, num_positives=positive.sum(), num_negatives=(taken & ~positive).sum()
     )
 
@@ -109,7 +110,7 @@ def keys_of_regions(region_text_keys: Tensor, region_text_index: Tensor) -> Tens
 
 def contrastive_terms(
     embeddings: dict[str, Tensor], logit_scales: dict[str, Tensor], names: tuple[str, ...]
-) -> dict[str, ContrastiveTerm]:
+) -> dict[str, LossTerm]:
     """The named contrastive terms of one (gathered or local) batch.
 
     Args:
@@ -146,6 +147,60 @@ def contrastive_terms(
             rows, candidates, row_keys, candidate_keys, logit_scales[name], row_mask, candidate_mask
         )
     return terms
+
+
+def proposal_loss(
+    logits: Tensor, boxes: Tensor, target_boxes: Tensor, target_mask: Tensor, patch_boxes: Tensor
+) -> LossTerm:
+    """Focal loss of the scores, L1 and GIoU loss of the boxes, of one proposal for every patch.
+
+    A patch whose centre lies near the middle of a target (within a quarter of its sides, or half a patch) stands for
+    it, of several targets for the smallest. The score it shall give is the overlap (IoU) of its own box with the
+    target, so that well-placed boxes win the suppression; all other patches shall give 0.
+
+    Args:
+        logits: (B, P) float.
+        boxes: (B, P, 4) float; fractions of the frame.
+        target_boxes, target_mask: (B, R, 4) float, (B, R) bool; annotated regions, False = padding. Unannotated
+            regions count as background.
+        patch_boxes: (P, 4) float; fractions of the frame.
+
+    Returns:
+        The term, normalised by the number of patches that stand for a target (at least 1).
+
+    Source: dense assignment as FCOS, arXiv:1904.01355; quality focal loss, arXiv:2006.04388, eq. 6; GIoU,
+    arXiv:1902.09630; weights 5 and 2 of DETR, arXiv:2005.12872.
+    """
+    logits, boxes, target_boxes = logits.float(), boxes.float(), target_boxes.float()
+    patch_centres = (patch_boxes[:, :2] + patch_boxes[:, 2:]) / 2  # (P, 2)
+    patch_side = patch_boxes[0, 2:] - patch_boxes[0, :2]
+    middle = (target_boxes[..., :2] + target_boxes[..., 2:]) / 2  # (B, R, 2)
+    extent = target_boxes[..., 2:] - target_boxes[..., :2]
+    radius = torch.maximum(extent / 4, patch_side / 2)
+    offset = (patch_centres[None, :, None] - middle[:, None]).abs()  # (B, P, R, 2)
+    stands_for = (offset <= radius[:, None]).all(dim=-1) & target_mask[:, None]  # (B, P, R)
+    areas = extent.prod(dim=-1)[:, None].expand_as(stands_for).masked_fill(~stands_for, torch.inf)
+    chosen = areas.argmin(dim=-1)  # (B, P)
+    is_positive = stands_for.any(dim=-1)
+    targets = target_boxes.gather(1, chosen[..., None].expand(-1, -1, 4))  # (B, P, 4)
+    iou, giou = _overlaps(boxes, targets)
+    quality = torch.where(is_positive, iou.detach(), 0.0)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+    focal = (logits.sigmoid() - quality).abs().square() * entropy
+    misfit = 5.0 * (boxes - targets).abs().mean(dim=-1) + 2.0 * (1.0 - giou)
+    num_positives = is_positive.sum()
+    total = focal.sum() + torch.where(is_positive, misfit, 0.0).sum()
+    return LossTerm(total / num_positives.clamp_min(1), num_positives, is_positive.numel() - num_positives)
+
+
+def _overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union, and its generalised form in [-1, 1], of boxes (..., 4) pair by pair."""
+    low, high = (first[..., :2], second[..., :2]), (first[..., 2:], second[..., 2:])
+    overlap = (torch.minimum(*high) - torch.maximum(*low)).clamp_min(0.0).prod(dim=-1)
+    hull = (torch.maximum(*high) - torch.minimum(*low)).prod(dim=-1)
+    union = sum((boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) for boxes in (first, second)) - overlap
+    iou = overlap / union.clamp_min(1e-9)
+    return iou, iou - (hull - union) / hull.clamp_min(1e-9)
 
 
 def loss_inputs(

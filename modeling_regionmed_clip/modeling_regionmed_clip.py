@@ -4,79 +4,25 @@ Letters, the same in every comment: B images, R regions, T image-level texts, U 
 P = h x w patches in row-major order, C width of the vision tower, D width of the shared space.
 """
 
-import inspect
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_regionmed_clip import RegionMedClipConfig
-from .loss_regionmed_clip import ContrastiveTerm, contrastive_terms, loss_inputs
-from .roi_processor import RegionFusion, RoiProcessor, box_coverage
+from .loss_regionmed_clip import PROPOSAL_INPUTS, LossTerm, contrastive_terms, loss_inputs, proposal_loss
+from .outputs_regionmed_clip import PhraseGrounding, RegionMedClipOutput
+from .region_pooling import box_coverage, patch_boxes
+from .region_proposals import PRIOR_SCORE, ProposalHead, RegionProposals, select_proposals
+from .roi_processor import RegionFusion, RoiProcessor
+from .shared_space import CONTRASTIVE_TERMS, Temperatures, build_projection, unit_length
+from .towers import build_tower, grid_of, pool_text, read_patches
 
-CONTRASTIVE_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
-
-
-@dataclass
-class RegionMedClipOutput(ModelOutput):
-    """What one forward pass gives; embeddings are unit length, rows of padding regions exactly zero.
-
-    Args:
-        loss: () float; the sum of `loss_terms`, with `return_loss=True`.
-        loss_terms: name -> () float; `image_text`, and with regions the others of `CONTRASTIVE_TERMS`.
-        logits_per_image, logits_per_text: (B, T), (T, B) float; scaled cosine of the plain global embedding and texts.
-        logits_per_region: (B, R, U) float; against the region texts, or (B, R, T) where none were given.
-        logits_per_fused_image: (B, T) float; with the fused embedding.
-        image_embeds, fused_image_embeds: (B, D) float.
-        text_embeds, region_text_embeds: (T, D), (U, D) float.
-        region_embeds: (B, R, D) float.
-        proposal_logits, proposal_boxes: (B, P), (B, P, 4) float; filled once the proposal head exists.
-        vision_model_output, text_model_output: what the towers gave.
-    """
-
-    loss: Tensor | None = None
-    loss_terms: dict[str, Tensor] | None = None
-    logits_per_image: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    logits_per_region: Tensor | None = None
-    logits_per_fused_image: Tensor | None = None
-    image_embeds: Tensor | None = None
-    fused_image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
-    region_embeds: Tensor | None = None
-    region_text_embeds: Tensor | None = None
-    proposal_logits: Tensor | None = None
-    proposal_boxes: Tensor | None = None
-    vision_model_output: ModelOutput | None = None
-    text_model_output: ModelOutput | None = None
-
-
-class Temperatures(nn.Module):
-    """One learnable log inverse temperature, shape (1,), for each contrastive term."""
-
-    def __init__(self, config: RegionMedClipConfig):
-        super().__init__()
-        self.log_scale_max = math.log(config.logit_scale_max)
-        for name in CONTRASTIVE_TERMS:
-            self.register_parameter(name, nn.Parameter(torch.full((1,), config.logit_scale_init_value)))
-
-    def forward(self, name: str) -> Tensor:
-        """(1,) float inverse temperature of a term."""
-        return getattr(self, name).exp()
-
-    @torch.no_grad()
-    def clamp_(self) -> None:
-        """Brings every inverse temperature back to the configured maximum; called after an optimiser step.
-
-        (A clamp in the forward pass would have no gradient above the maximum: the value could never come down.)
-        """
-        for parameter in self.parameters():
-            parameter.clamp_(max=self.log_scale_max)
+PROPOSALS_PER_IMAGE = 16
 
 
 class RegionMedClipPreTrainedModel(PreTrainedModel):
@@ -98,6 +44,10 @@ class RegionMedClipPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Temperatures):
             for name in CONTRASTIVE_TERMS:
                 init.constant_(getattr(module, name), self.config.logit_scale_init_value)
+            if module.image_text_bias is not None:
+                init.constant_(module.image_text_bias, self.config.logit_bias_init_value)
+        elif isinstance(module, ProposalHead):
+            init.constant_(module.score.bias, math.log(PRIOR_SCORE / (1 - PRIOR_SCORE)))
         elif isinstance(module, RegionFusion):
             init.zeros_(module.alpha)
 
@@ -110,13 +60,15 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
 
     def __init__(self, config: RegionMedClipConfig):
         super().__init__(config)
-        self.vision_model = _build_tower(config.vision_config)
-        self.text_model = _build_tower(config.text_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.vision_model = build_tower(config.vision_config)
+        self.text_model = build_tower(config.text_config)
+        width, text_width = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.visual_projection = build_projection(config.visual_projection_type, width, config.projection_dim)
+        self.text_projection = build_projection(config.text_projection_type, text_width, config.projection_dim)
         self.roi_processor = RoiProcessor(config)
         self.region_fusion = RegionFusion(config)
         self.temperatures = Temperatures(config)
+        self.proposal_head = ProposalHead(config)
         self.post_init()
 
     @can_return_tuple
@@ -138,47 +90,19 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        pooled = self._pool_text(outputs, input_ids, attention_mask)
+        pooled = pool_text(outputs, input_ids, attention_mask, self.config.text_pooling, self.config.text_config)
         outputs["pooler_output"] = self.text_projection(pooled)
         return outputs
-
-    def _pool_text(self, outputs: ModelOutput, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(T, text width) pooled text state by `config.text_pooling`."""
-        states = outputs.last_hidden_state  # (T, L, text width)
-        pooling = self.config.text_pooling
-        if pooling == "cls":
-            return states[:, 0]
-        if pooling == "mean":
-            weights = attention_mask[..., None].to(states.dtype)
-            return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
-        if pooling == "eos" and self.config.text_config.eos_token_id is not None:
-            first_eos = (input_ids == self.config.text_config.eos_token_id).int().argmax(dim=-1)
-            return states[torch.arange(states.shape[0], device=states.device), first_eos]
-        if outputs.get("pooler_output") is None:
-            raise ValueError(
-                f"text_pooling {pooling!r} needs the pooled output of the text tower, and "
-                f"{self.config.text_config.model_type} has none; choose 'cls' or 'mean' in RegionMedClipConfig."
-            )
-        return outputs.pooler_output
 
     def encode_patches(self, pixel_values: Tensor, **kwargs) -> tuple[Tensor, Tensor, ModelOutput]:
         """Patches (B, P, C) after the tower's last norm, prefix tokens removed; pooled (B, C); the tower's output."""
         outputs = self.vision_model(pixel_values=pixel_values, **kwargs)
-        height, width = self._grid_of(pixel_values)
-        patches = outputs.last_hidden_state[:, -height * width :]  # prefix tokens (class, registers) come first
-        if self.config.vision_config.model_type == "clip_vision_model":
-            patches = self.vision_model.post_layernorm(patches)  # CLIP norms its class token only
-        if self.config.image_pooling == "mean":
-            pooled = patches.mean(dim=1)
-        elif outputs.get("pooler_output") is not None:
-            pooled = outputs.pooler_output
-        else:
-            pooled = outputs.last_hidden_state[:, 0]
+        grid = self._grid_of(pixel_values)
+        patches, pooled = read_patches(self.vision_model, outputs, grid, self.config.image_pooling)
         return patches, pooled, outputs
 
     def _grid_of(self, pixel_values: Tensor) -> tuple[int, int]:
-        patch_size = self.config.vision_config.patch_size
-        return pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
+        return grid_of(self.config.vision_config, pixel_values)
 
     @can_return_tuple
     def get_image_features(
@@ -187,6 +111,7 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         region_boxes: Tensor | None = None,
         region_mask: Tensor | None = None,
         region_coverage: Tensor | None = None,
+        regions: str | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Vision tower output whose `pooler_output` (B, D) is the image embedding, not normalised.
@@ -195,14 +120,26 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             pixel_values: (B, 3, H, W) float.
             region_boxes, region_mask, region_coverage: see `get_region_features`. With boxes the embedding is the
                 one fused with the regions, which is of unit length times its fusion; without, the plain global one.
+            regions: "proposed" fuses with the regions that `propose_regions` finds.
+
+        Raises:
+            ValueError: for another value of `regions`, or for `regions` together with boxes.
         """
+        if regions not in (None, "proposed") or (regions is not None and region_boxes is not None):
+            raise ValueError(
+                f"get_image_features got regions={regions!r}{' and region_boxes' if region_boxes is not None else ''}; "
+                "regions is 'proposed' or left out, and boxes are given or proposed, not both."
+            )
         patches, pooled, outputs = self.encode_patches(pixel_values, **kwargs)
         image = self.visual_projection(pooled)
+        if regions == "proposed":
+            found = self._propose(patches, self._grid_of(pixel_values), PROPOSALS_PER_IMAGE, None)
+            region_boxes, region_mask = found.region_boxes, found.region_mask
         if region_boxes is not None:
-            regions, region_mask = self._embed_regions(
+            embedded, region_mask = self._embed_regions(
                 patches, self._grid_of(pixel_values), region_boxes, region_mask, region_coverage
             )
-            image = self.region_fusion(_unit(image), _unit(regions), region_mask)
+            image = self.region_fusion(unit_length(image, self.config.embedding_norm), _unit(embedded), region_mask)
         outputs["pooler_output"] = image
         return outputs
 
@@ -234,6 +171,52 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         patches, _, _ = self.encode_patches(pixel_values, **kwargs)
         grid = self._grid_of(pixel_values)
         return self.roi_processor.embed_patches(patches, grid).transpose(1, 2).unflatten(-1, grid)
+
+    def propose_regions(
+        self, pixel_values: Tensor, top_k: int = PROPOSALS_PER_IMAGE, threshold: float | None = None, **kwargs
+    ) -> RegionProposals:
+        """Regions worth a look, found in the image alone, best first; none where no score reaches the threshold.
+
+        Args:
+            pixel_values: (B, 3, H, W) float.
+            top_k: K, most regions of an image.
+            threshold: least score in [0, 1]; None takes `config.proposal_threshold`.
+        """
+        patches, _, _ = self.encode_patches(pixel_values, **kwargs)
+        return self._propose(patches, self._grid_of(pixel_values), top_k, threshold)
+
+    def _propose(self, patches: Tensor, grid: tuple[int, int], top_k: int, threshold: float | None) -> RegionProposals:
+        threshold = self.config.proposal_threshold if threshold is None else threshold
+        return select_proposals(*self.proposal_head(patches, grid), top_k, threshold)
+
+    def ground_phrases(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        top_k: int = PROPOSALS_PER_IMAGE,
+        threshold: float | None = None,
+    ) -> PhraseGrounding:
+        """Where each of T phrases is seen in each of B images; the processor's `post_process_grounding` reads it.
+
+        Args:
+            pixel_values: (B, 3, H, W) float.
+            input_ids, attention_mask: (T, L) int64.
+            top_k, threshold: see `propose_regions`.
+        """
+        phrases = _unit(self.get_text_features(input_ids, attention_mask).pooler_output)  # (T, D)
+        patches, _, _ = self.encode_patches(pixel_values)
+        grid = self._grid_of(pixel_values)
+        dense = _unit(self.roi_processor.embed_patches(patches, grid))  # (B, P, D)
+        found = self._propose(patches, grid, top_k, threshold)
+        regions, _ = self._embed_regions(patches, grid, found.region_boxes, found.region_mask, None)
+        return PhraseGrounding(
+            heat=(dense @ phrases.t()).transpose(1, 2).unflatten(-1, grid),
+            region_boxes=found.region_boxes,
+            region_mask=found.region_mask,
+            region_scores=found.scores,
+            phrase_similarity=_unit(regions) @ phrases.t(),
+        )
 
     def _embed_regions(
         self,
@@ -303,7 +286,7 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         output = RegionMedClipOutput()
         if input_ids is not None:
             output.text_model_output = self.get_text_features(input_ids, attention_mask, **kwargs)
-            output.text_embeds = _unit(output.text_model_output.pooler_output)
+            output.text_embeds = unit_length(output.text_model_output.pooler_output, self.config.embedding_norm)
         if region_input_ids is not None:
             region_texts = self.get_text_features(region_input_ids, region_attention_mask, **kwargs)
             output.region_text_embeds = _unit(region_texts.pooler_output)
@@ -312,6 +295,8 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             self._add_logits(output)
         if return_loss:
             batch = loss_inputs(output, region_mask, region_text_index, text_index, text_keys, region_text_keys)
+            if region_boxes is not None:
+                batch |= self.proposal_inputs(output, pixel_values, region_boxes, region_mask)
             terms = self.compute_terms(batch)
             output.loss_terms = {name: term.loss for name, term in terms.items()}
             output.loss = torch.stack(list(output.loss_terms.values())).sum()
@@ -326,14 +311,14 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         region_coverage: Tensor | None,
         **kwargs,
     ) -> Tensor | None:
-        """Fills the image, region and fused embeddings of `output`; returns the region mask (B, R), None without."""
+        """Fills all of `output` that comes from the images; returns the region mask (B, R), None without regions."""
         patches, pooled, output.vision_model_output = self.encode_patches(pixel_values, **kwargs)
-        output.image_embeds = _unit(self.visual_projection(pooled))
+        grid = self._grid_of(pixel_values)
+        output.image_embeds = unit_length(self.visual_projection(pooled), self.config.embedding_norm)
+        output.proposal_logits, output.proposal_boxes = self.proposal_head(patches, grid)
         if region_boxes is None:
             return None
-        regions, region_mask = self._embed_regions(
-            patches, self._grid_of(pixel_values), region_boxes, region_mask, region_coverage
-        )
+        regions, region_mask = self._embed_regions(patches, grid, region_boxes, region_mask, region_coverage)
         output.region_embeds = _unit(regions)
         output.fused_image_embeds = _unit(self.region_fusion(output.image_embeds, output.region_embeds, region_mask))
         return region_mask
@@ -341,38 +326,46 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
     def _add_logits(self, output: RegionMedClipOutput) -> None:
         region_texts = output.region_text_embeds if output.region_text_embeds is not None else output.text_embeds
         if output.text_embeds is not None:
-            scaled_texts = self.temperatures("image_text") * output.text_embeds.t()  # (D, T)
-            output.logits_per_image = output.image_embeds @ scaled_texts
-            output.logits_per_text = output.logits_per_image.t()
+            # the order of CLIPModel's operations, whose logits are met bit for bit
+            logits = output.text_embeds @ output.image_embeds.t() * self.temperatures("image_text")  # (T, B)
+            bias = self.temperatures.image_text_bias
+            output.logits_per_text = logits if bias is None else logits + bias
+            output.logits_per_image = output.logits_per_text.t()
             if output.fused_image_embeds is not None:
                 fused_texts = self.temperatures("fused_image_text") * output.text_embeds.t()
                 output.logits_per_fused_image = output.fused_image_embeds @ fused_texts
         if output.region_embeds is not None and region_texts is not None:
             output.logits_per_region = output.region_embeds @ (self.temperatures("region_text") * region_texts.t())
 
-    def compute_terms(
-        self, batch: dict[str, Tensor], names: tuple[str, ...] | None = None
-    ) -> dict[str, ContrastiveTerm]:
-        """The contrastive terms of `batch` (see `contrastive_terms`) at the model's temperatures.
+    def proposal_inputs(
+        self, output: RegionMedClipOutput, pixel_values: Tensor, region_boxes: Tensor, region_mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What `proposal_loss` takes, by the names of `PROPOSAL_INPUTS`; arguments as in `forward`."""
+        if region_mask is None:
+            region_mask = torch.ones(region_boxes.shape[:2], dtype=torch.bool, device=region_boxes.device)
+        patches = patch_boxes(self._grid_of(pixel_values), pixel_values.device)
+        values = (output.proposal_logits, output.proposal_boxes, region_boxes, region_mask, patches)
+        return dict(zip(PROPOSAL_INPUTS, values))
+
+    def compute_terms(self, batch: dict[str, Tensor], names: tuple[str, ...] | None = None) -> dict[str, LossTerm]:
+        """The loss terms of `batch` (see `contrastive_terms` and `loss_inputs`) at the model's temperatures.
 
         Args:
-            names: terms wanted; None takes every term, without regions `image_text` alone.
+            names: terms wanted; None takes every term that the batch has the tensors for.
         """
         if names is None:
             names = CONTRASTIVE_TERMS if "region" in batch else ("image_text",)
-        return contrastive_terms(batch, {name: self.temperatures(name) for name in names}, names)
+            names += ("proposals",) if "proposal_logits" in batch else ()
+        scales = {name: self.temperatures(name) for name in names if name in CONTRASTIVE_TERMS}
+        terms = contrastive_terms(batch, scales, tuple(scales))
+        if "proposals" in names:
+            terms["proposals"] = proposal_loss(*(batch[key] for key in PROPOSAL_INPUTS))
+        return terms
 
 
 def _unit(embeddings: Tensor) -> Tensor:
     """Embeddings of unit length along the last axis; a zero row stays exactly zero."""
     return nn.functional.normalize(embeddings, dim=-1)
-
-
-def _build_tower(config) -> PreTrainedModel:
-    """A tower with random weights, without the pooling layer that nothing here would train."""
-    tower_class = MODEL_MAPPING[type(config)]
-    takes_pooling = "add_pooling_layer" in inspect.signature(tower_class.__init__).parameters
-    return AutoModel.from_config(config, **({"add_pooling_layer": False} if takes_pooling else {}))
 
 
 __all__ = ["RegionMedClipConfig", "RegionMedClipModel", "RegionMedClipOutput", "RegionMedClipPreTrainedModel"]

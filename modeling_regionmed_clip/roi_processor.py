@@ -8,54 +8,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-COVERAGE_FLOOR = 1e-12  # far below the coverage of one pixel of a 4000-pixel image
-
-
-def box_coverage(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, R, h, w) float32 share of each patch that a box covers, in [0, 1].
-
-    Args:
-        boxes: (B, R, 4) float; (x0, y0, x1, y1) fractions of the frame.
-        grid: (h, w) patches.
-    """
-    boxes = boxes.float()
-    height, width = grid
-    along_x = _overlap_along_axis(boxes[..., 0], boxes[..., 2], width)  # (B, R, w)
-    along_y = _overlap_along_axis(boxes[..., 1], boxes[..., 3], height)  # (B, R, h)
-    return along_y[..., :, None] * along_x[..., None, :]  # (B, R, h, w): a box is separable, so its overlap is too
-
-
-def _overlap_along_axis(low: Tensor, high: Tensor, num_cells: int) -> Tensor:
-    """(..., num_cells) share of each of `num_cells` equal cells of [0, 1] between `low` and `high`."""
-    edges = torch.arange(num_cells + 1, device=low.device, dtype=torch.float32)
-    low, high = low[..., None] * num_cells, high[..., None] * num_cells
-    return (torch.minimum(high, edges[1:]) - torch.maximum(low, edges[:-1])).clamp(0.0, 1.0)
-
-
-def patch_boxes(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """(P, 4) float32 box of every patch as fractions of the frame, row-major."""
-    height, width = grid
-    top, left = torch.meshgrid(
-        torch.arange(height, device=device, dtype=torch.float32),
-        torch.arange(width, device=device, dtype=torch.float32),
-        indexing="ij",
-    )
-    corners = torch.stack([left / width, top / height, (left + 1) / width, (top + 1) / height], dim=-1)  # (h, w, 4)
-    return corners.flatten(0, 1)
-
-
-def pool_regions(patches: Tensor, coverage: Tensor) -> Tensor:
-    """(B, R, C) mean patch feature of every region, each patch weighted by the share of it that the region covers.
-
-    Args:
-        patches: (B, P, C) float; row-major grid order, prefix tokens removed.
-        coverage: (B, R, P) float32 in [0, 1].
-
-    Source: the area-weighted limit of RoIAlign's mean, arXiv:1703.06870, sec. 3; exact for boxes of any size.
-    """
-    weights = coverage / coverage.sum(dim=-1, keepdim=True).clamp_min(COVERAGE_FLOOR)
-    return torch.bmm(weights.to(patches.dtype), patches)
+from .region_pooling import box_coverage, patch_boxes, pool_regions, roi_align_weights
 
 
 class BoxEncoding(nn.Module):
@@ -77,12 +33,34 @@ class BoxEncoding(nn.Module):
         return self.proj(waves.to(self.proj.weight.dtype))
 
 
-class CrossAttention(nn.Module):
-    """Multi-head attention of queries over keys and values of the same width C."""
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attended values (B, Q, heads, C / heads) and weights (B, heads, Q, K), written out; mask (B, 1, 1, K) bool."""
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (B, heads, Q, K)
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(weights, value).transpose(1, 2), weights
 
-    def __init__(self, width: int, num_heads: int):
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries over keys and values of the same width C, by the library's interface."""
+
+    is_causal = False
+
+    def __init__(self, config, width: int, num_heads: int):
         super().__init__()
+        self.config = config
         self.num_heads = num_heads
+        self.scaling = (width // num_heads) ** -0.5
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width, bias=False)  # a key bias cancels in the softmax
         self.v_proj = nn.Linear(width, width)
@@ -98,18 +76,21 @@ class CrossAttention(nn.Module):
             proj(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C / heads)
             for proj, states in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, values))
         )
-        mask = None if key_mask is None else key_mask[:, None, None, :]  # (B, 1, 1, K)
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
+        implementation = self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
+        if key_mask is not None and "flash" not in implementation:  # flash takes the (B, K) mask as it is
+            key_mask = key_mask[:, None, None, :]
+        attended, _ = attend(self, query, key, value, key_mask, scaling=self.scaling, dropout=0.0, is_causal=False)
+        return self.out_proj(attended.flatten(2))  # (B, Q, heads, C / heads) -> (B, Q, C)
 
 
-class PrompterBlock(nn.Module):
+class PrompterBlock(GradientCheckpointingLayer):
     """A pre-norm block: region queries attend to all patch tokens, then pass a two-layer perceptron."""
 
-    def __init__(self, width: int, num_heads: int, epsilon: float):
+    def __init__(self, config, width: int, epsilon: float):
         super().__init__()
         self.query_norm = nn.LayerNorm(width, eps=epsilon)
-        self.attention = CrossAttention(width, num_heads)
+        self.attention = CrossAttention(config, width, config.roi_num_heads)
         self.mlp_norm = nn.LayerNorm(width, eps=epsilon)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
@@ -119,19 +100,39 @@ class PrompterBlock(nn.Module):
         return queries + self.mlp(self.mlp_norm(queries))
 
 
+class RoiPrompter(nn.Module):
+    """A region's mean feature, told where it lies, attends to all patches; a gate mixes what it had and what it saw."""
+
+    def __init__(self, config, width: int, epsilon: float):
+        super().__init__()
+        self.box_encoding = BoxEncoding(config.roi_num_frequencies, width)
+        self.patch_encoding = BoxEncoding(config.roi_num_frequencies, width)
+        self.blocks = nn.ModuleList(PrompterBlock(config, width, epsilon) for _ in range(config.roi_num_layers))
+        self.gate = nn.Linear(2 * width, width)
+
+    def forward(self, patches: Tensor, boxes: Tensor, local: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, R, C) region states from boxes (B, R, 4) and mean features `local` (B, R, C)."""
+        keys = patches + self.patch_encoding(patch_boxes(grid, patches.device))[None]
+        context = local + self.box_encoding(boxes)
+        for block in self.blocks:
+            context = block(context, keys, patches)
+        gate = torch.sigmoid(self.gate(torch.cat([local, context], dim=-1)))  # (B, R, C)
+        return gate * local + (1 - gate) * context
+
+
 class RoiProcessor(nn.Module):
-    """Region embeddings from a box-prompted attention over the patches, gated against the region's own mean feature."""
+    """Region embeddings by `config.roi_mode`.
+
+    "prompter": the area-weighted mean of the region's patches, then `RoiPrompter`. "maskpool": that mean alone.
+    "roialign": RoIAlign's mean of the region's box alone, blind to the shape of a mask.
+    """
 
     def __init__(self, config):
         super().__init__()
         width = config.vision_config.hidden_size
         epsilon = getattr(config.vision_config, "layer_norm_eps", 1e-6)
-        self.box_encoding = BoxEncoding(config.roi_num_frequencies, width)
-        self.patch_encoding = BoxEncoding(config.roi_num_frequencies, width)
-        self.blocks = nn.ModuleList(
-            PrompterBlock(width, config.roi_num_heads, epsilon) for _ in range(config.roi_num_layers)
-        )
-        self.gate = nn.Linear(2 * width, width)
+        self.mode = config.roi_mode
+        self.prompter = RoiPrompter(config, width, epsilon) if self.mode == "prompter" else None
         self.output_norm = nn.LayerNorm(width, eps=epsilon)
         self.projection = nn.Linear(width, config.projection_dim, bias=False)
 
@@ -144,22 +145,21 @@ class RoiProcessor(nn.Module):
             coverage: (B, R, P) float32; see `box_coverage`.
             grid: (h, w) with h * w = P.
         """
-        return self.embed(patches, boxes, pool_regions(patches, coverage), grid)
+        if self.mode == "roialign":
+            local = torch.bmm(roi_align_weights(boxes, grid).to(patches.dtype), patches)
+        else:
+            local = pool_regions(patches, coverage)
+        return self._embed(patches, boxes, local, grid)
 
     def embed_patches(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, P, D) embedding of every patch taken as a region of its own: the dense map of the region path."""
         boxes = patch_boxes(grid, patches.device).expand(patches.shape[0], -1, -1)
-        return self.embed(patches, boxes, patches, grid)
+        return self._embed(patches, boxes, patches, grid)
 
-    def embed(self, patches: Tensor, boxes: Tensor, local: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _embed(self, patches: Tensor, boxes: Tensor, local: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, R, D) from the regions' boxes (B, R, 4) and their mean features `local` (B, R, C)."""
-        keys = patches + self.patch_encoding(patch_boxes(grid, patches.device))[None]
-        context = local + self.box_encoding(boxes)
-        for block in self.blocks:
-            context = block(context, keys, patches)
-        gate = torch.sigmoid(self.gate(torch.cat([local, context], dim=-1)))  # (B, R, C)
-        region = gate * local + (1 - gate) * context
-        return self.projection(self.output_norm(region))
+        states = local if self.prompter is None else self.prompter(patches, boxes, local, grid)
+        return self.projection(self.output_norm(states))
 
 
 class RegionFusion(nn.Module):
@@ -167,7 +167,7 @@ class RegionFusion(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.attention = CrossAttention(config.projection_dim, config.fusion_num_heads)
+        self.attention = CrossAttention(config, config.projection_dim, config.fusion_num_heads)
         self.alpha = nn.Parameter(torch.zeros(1))
 
     def forward(self, image: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
@@ -182,3 +182,6 @@ class RegionFusion(nn.Module):
         key_mask = region_mask | ~has_region  # an empty row attends to its zeros instead of to nothing (NaN)
         attended = self.attention(image[:, None], regions, regions, key_mask)[:, 0]
         return image + torch.tanh(self.alpha) * attended * has_region
+
+
+__all__ = ["RegionFusion", "RoiProcessor", "box_coverage", "patch_boxes", "pool_regions", "roi_align_weights"]

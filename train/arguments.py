@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from regionmed_clip.processing.corpus.box_noise import MAX_BOX_NOISE
+
 RECIPES_FOLDER = Path(__file__).resolve().parent / "recipes"
 DEFAULT_RECIPE = RECIPES_FOLDER / "quickstart.yaml"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -136,6 +138,7 @@ class Recipe:
     seed: int = 0
     image_size: int = 224  # pixels, side of the square frame the model sees
     max_regions: int = 8  # regions of one image that take part in one step; the choice changes from epoch to epoch
+    box_noise: float = 0.0  # share of a box's sides by which its edges are moved at most, drawn anew at every position
     global_batch_size: int = 128  # images of one optimiser step over all processes
     num_processes: int | None = None  # None: any number that divides the batch
     precision: str = "auto"  # bf16 where the hardware has it, else fp32
@@ -156,6 +159,7 @@ class Recipe:
         for name in ("image_size", "max_regions", "global_batch_size", "checkpoint_every_steps", "keep_checkpoints"):
             _require(where, name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         _require(where, "preparation_workers", self.preparation_workers, self.preparation_workers >= 1, "at least 1")
+        _require(where, "box_noise", self.box_noise, 0 <= self.box_noise <= MAX_BOX_NOISE, f"from 0 to {MAX_BOX_NOISE}")
         _require(where, "precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         _require(
             where, "name", self.name, bool(re.fullmatch(r"\w[\w.-]*", self.name)), "letters, digits, '.', '_', '-'"
@@ -191,6 +195,8 @@ class Recipe:
         """Hash of everything that decides the weights; a checkpoint of another fingerprint is not resumed from."""
         undecisive = {"name", "baseline", "num_processes", "keep_checkpoints", "checkpoint_every_steps", "evaluation"}
         undecisive |= {"log_sample_ids", "preparation_workers"}
+        if self.box_noise == 0:
+            undecisive.add("box_noise")  # it is younger than checkpoints without it
         fields = {key: value for key, value in self.to_dict().items() if key not in undecisive}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

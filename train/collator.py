@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
+from regionmed_clip.processing.corpus.box_noise import jitter_boxes
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
 from .data_stores import SampleStore
 from .frame_store import StoredSample
-from .sample_order import Order, choose_regions
+from .sample_order import Order, choose_regions, noise_generator
 
 TEXT_ROWS_MULTIPLE = 16
 TEXT_LENGTH_MULTIPLE = 8
@@ -24,12 +26,13 @@ PLACEHOLDER_TEXT = "-"
 
 
 class PositionedSamples(Dataset):
-    """Samples by global position, each with at most `max_regions` of its regions."""
+    """Samples by global position, each with at most `max_regions` of its regions and `box_noise` on its boxes."""
 
-    def __init__(self, store: SampleStore, order: Order, max_regions: int):
+    def __init__(self, store: SampleStore, order: Order, max_regions: int, box_noise: float = 0.0):
         self.store = store
         self.order = order
         self.max_regions = max_regions
+        self.box_noise = box_noise
 
     def __getitem__(self, position: int) -> tuple[StoredSample, np.ndarray]:
         return self.__getitems__([position])[0]
@@ -38,9 +41,20 @@ class PositionedSamples(Dataset):
         """(sample, indices of its chosen regions) at consecutive global positions."""
         samples = self.store.samples(self.order.indices(positions[0], positions[-1] + 1))
         return [
-            (sample, choose_regions(len(sample.boxes), self.max_regions, self.order.seed, position))
+            (
+                self._with_noise(sample, position),
+                choose_regions(len(sample.boxes), self.max_regions, self.order.seed, position),
+            )
             for sample, position in zip(samples, positions)
         ]
+
+    def _with_noise(self, sample: StoredSample, position: int) -> StoredSample:
+        if self.box_noise == 0:
+            return sample
+        generator = noise_generator(self.order.seed, position)
+        one_pixel = 1 / sample.frame.shape[1]
+        boxes = jitter_boxes(sample.boxes, self.box_noise, generator, frame_size=(1.0, 1.0), min_side=one_pixel)
+        return replace(sample, boxes=boxes.astype(np.float32))
 
 
 def load_batches(

@@ -10,6 +10,7 @@ import numpy as np
 REGION_CHOICE_STREAM = 1  # keeps the draws of regions apart from the draws of the order
 DROPOUT_STREAM = 2
 MIXTURE_STREAM = 3
+BOX_NOISE_STREAM = 4
 BLOCKS_OF_WINDOW = 8  # so many blocks of a corpus are shuffled together from the second epoch on
 ROUND_SIZE = 1000  # positions after which the shares of a mixture are exact
 
@@ -148,6 +149,11 @@ def rank_positions(step: int, global_batch_size: int, rank: int, num_processes: 
     per_device = global_batch_size // num_processes
     start = step * global_batch_size + rank * per_device
     return range(start, start + per_device)
+
+
+def noise_generator(seed: int, position: int) -> np.random.Generator:
+    """The draws of the noise on the boxes of the sample at a global position."""
+    return np.random.default_rng([seed, BOX_NOISE_STREAM, position])
 
 
 def choose_regions(num_regions: int, max_regions: int, seed: int, position: int) -> np.ndarray:

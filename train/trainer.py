@@ -80,7 +80,7 @@ class Trainer:
         self.checkpoints = output_dir / "checkpoints"
         self.metrics_path = output_dir / "metrics.jsonl"
         self.collator = Collator(processor)
-        self.samples = PositionedSamples(store, store.order(recipe.seed), recipe.max_regions)
+        self.samples = PositionedSamples(store, store.order(recipe.seed), recipe.max_regions, recipe.box_noise)
         self.fingerprint = identity
 
     def train(self, resume: bool) -> None:

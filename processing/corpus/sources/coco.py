@@ -30,7 +30,7 @@ from regionmed_clip.processing.corpus.sources.generic_folder import (
     split_of_words,
 )
 from regionmed_clip.processing.corpus.sources.item_index import BadRow, Item, Row
-from regionmed_clip.processing.corpus.sources.region_masks import fill_polygons, mask_of_counts, tight_box
+from regionmed_clip.processing.corpus.sources.region_masks import tight_box
 from regionmed_clip.processing.corpus.sources.source_files import (
     Box,
     fit_box,

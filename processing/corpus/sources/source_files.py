@@ -15,9 +15,10 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from regionmed_clip.processing.mask_codes import ROUNDING_PIXELS
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 MAX_NAME_BYTES = 255  # of a file, with which the common file systems agree
-ROUNDING_PIXELS = 1.0  # by so much annotation tools let a box stick out of its image
 Box = tuple[float, float, float, float]
 
 _END_OF_JPEG, _END_OF_PNG = b"\xff\xd9", b"IEND\xaeB`\x82"

@@ -31,7 +31,7 @@ from regionmed_clip.processing.corpus.sources.generic_folder import (
     split_of_words,
 )
 from regionmed_clip.processing.corpus.sources.item_index import BadRow, Item, Row
-from regionmed_clip.processing.corpus.sources.region_masks import fill_polygons, tight_box
+from regionmed_clip.processing.corpus.sources.region_masks import tight_box
 from regionmed_clip.processing.corpus.sources.source_files import (
     IMAGE_SUFFIXES,
     fit_box,
