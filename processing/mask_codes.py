@@ -89,7 +89,7 @@ def fill_polygons(polygons: Iterable[Sequence[float]], width: int, height: int, 
     pixels exactly; holes follow the even-odd rule within one polygon.
 
     Args:
-        polygons: flat lists x, y, x, y, ... in pixels.
+        polygons: flat lists or arrays x, y, x, y, ... in pixels.
         width, height: of the image.
         where: names the annotation in messages.
 
@@ -97,7 +97,8 @@ def fill_polygons(polygons: Iterable[Sequence[float]], width: int, height: int, 
         ValueError: a polygon has fewer than three points, a value that is no finite number, or leaves the image.
     """
     mask = np.zeros((height, width), dtype=bool)
-    for polygon in polygons:
+    for given in polygons:
+        polygon = given.tolist() if isinstance(given, np.ndarray) else given
         is_flat = isinstance(polygon, Sequence) and all(
             isinstance(value, int | float) and not isinstance(value, bool) for value in polygon
         )

@@ -25,9 +25,10 @@ DEFAULT_RECIPE = RECIPES_FOLDER / "quickstart.yaml"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 EVALUATION_TASKS = ("retrieval", "zero_shot", "region")
 PARAMETER_GROUPS = ("vision", "text", "roi")
-LOSS_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
-REGION_TERMS = ("region_text", "image_region_text", "fused_image_text")  # they need annotated regions
-ROI_TERMS = ("region_text", "fused_image_text")  # they run the ROI processor
+TEXT_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
+LOSS_TERMS = (*TEXT_TERMS, "proposals")
+REGION_TERMS = ("region_text", "image_region_text", "fused_image_text", "proposals")  # they need annotated regions
+ROI_TERMS = ("region_text", "fused_image_text", "proposals")  # they train a part of the ROI processing
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,14 @@ class Stage:
             _require(where, f"loss_weights.{term}", weight, weight > 0, "above 0; leave a term out to switch it off")
         self.modes.check(f"{where}.modes")
         uses_roi = any(term in self.loss_weights for term in ROI_TERMS)
-        if self.modes.vision == self.modes.text == "frozen" and (self.modes.roi == "frozen" or not uses_roi):
+        uses_text = any(term in self.loss_weights for term in TEXT_TERMS)
+        is_idle = {"vision": self.modes.vision == "frozen"}
+        is_idle["text"] = self.modes.text == "frozen" or not uses_text
+        is_idle["roi"] = self.modes.roi == "frozen" or not uses_roi
+        if all(is_idle.values()):
             raise ValueError(
-                f"{where} would train nothing: vision and text are frozen, and "
-                f"{'roi is frozen too' if uses_roi else 'no region term uses the ROI processor'}. Set a mode to full."
+                f"{where} would train nothing: each of vision, text and roi is frozen or used by none of its terms "
+                f"{', '.join(self.loss_weights)}. Set a mode to full, or add a term."
             )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import pad
 
 from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY, first_occurrence_mask
 
@@ -64,11 +63,12 @@ def gather_ragged_rows(*columns: Tensor) -> tuple[Tensor, ...]:
     return *(gather_rows(column) for column in columns), gather_rows(mask)
 
 
-def _widen_keys(keys: Tensor) -> Tensor:
-    """(B, R_max) keys (B, R), filled with `NO_TEXT_KEY` up to the largest R of all processes."""
-    largest = torch.tensor(keys.shape[1], device=keys.device)
+def _widen(values: Tensor, fill: float) -> Tensor:
+    """(B, R_max, ...) values (B, R, ...), filled up to the largest R of all processes."""
+    largest = torch.tensor(values.shape[1], device=values.device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return pad(keys, (0, int(largest) - keys.shape[1]), value=NO_TEXT_KEY)
+    width = int(largest) - values.shape[1]
+    return torch.cat([values, values.new_full((values.shape[0], width, *values.shape[2:]), fill)], dim=1)
 
 
 def _pad_rows(rows: Tensor, num_missing: int) -> Tensor:
@@ -86,7 +86,7 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
     """The global batch from each process's share, each distinct text once, as `contrastive_terms` takes it.
 
     Args:
-        local: this process's rows; the keys of `contrastive_terms`.
+        local: this process's rows; the keys of `contrastive_terms`, and of `proposal_loss`.
         fingerprints: `text` (T,) and, with regions, `region_text` (U,) int64 from `text_fingerprints`.
     """
     if not is_distributed():
@@ -94,7 +94,12 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
             f"{name}_mask": first_occurrence_mask(rows, local[f"{name}_mask"]) for name, rows in fingerprints.items()
         }
         return local | masks  # texts that differ only where the tokenizer does not look are one text
-    batch = {name: gather_rows(local[name]) for name in ("image", "image_keys")}
+    batch = {name: gather_rows(local[name]) for name in ("image", "image_keys") if name in local}
+    if "proposal_logits" in local:
+        batch |= {name: gather_rows(local[name]) for name in ("proposal_logits", "proposal_boxes")}
+        batch["target_boxes"] = gather_rows(_widen(local["target_boxes"], 0.0))
+        batch["target_mask"] = gather_rows(_widen(local["target_mask"], False))
+        batch["patch_boxes"] = local["patch_boxes"]  # the same on every process
     for name in ("text", "region_text"):
         if name in local:
             columns = (local[name], local[f"{name}_keys"], local[f"{name}_mask"], fingerprints[name])
@@ -102,7 +107,7 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
             batch[f"{name}_mask"] = first_occurrence_mask(gathered_fingerprints, mask & is_text)
     if "region" in local:
         batch["fused_image"] = gather_rows(local["fused_image"])
-        batch["image_region_keys"] = gather_rows(_widen_keys(local["image_region_keys"]))
+        batch["image_region_keys"] = gather_rows(_widen(local["image_region_keys"], NO_TEXT_KEY))
         rows = gather_ragged_rows(local["region"], local["region_keys"], local["region_row_mask"])
         batch["region"], batch["region_keys"], row_mask, mask = rows
         batch["region_row_mask"] = row_mask & mask

@@ -9,9 +9,10 @@ from torch import nn
 
 from modeling_regionmed_clip import RegionMedClipModel
 
-from .arguments import ROI_TERMS, Optimizer, Recipe, Stage
+from .arguments import TEXT_TERMS, Optimizer, Recipe, Stage
 
 GLOBAL_TERMS = ("image_text", "image_region_text", "fused_image_text")
+REGION_EMBEDDING_TERMS = ("region_text", "fused_image_text")
 
 
 def stage_at(recipe: Recipe, step: int) -> tuple[int, int]:
@@ -32,7 +33,7 @@ def is_trained(name: str, stage: Stage) -> bool:
     if part == "temperatures":
         return rest in terms
     if part in ("text_model", "text_projection"):
-        return modes.text == "full"
+        return modes.text == "full" and any(term in terms for term in TEXT_TERMS)
     if part == "vision_model":
         return modes.vision == "full"
     if part == "visual_projection":
@@ -40,7 +41,9 @@ def is_trained(name: str, stage: Stage) -> bool:
     if part == "region_fusion":
         return modes.roi == "full" and "fused_image_text" in terms
     if part == "roi_processor":
-        return modes.roi == "full" and any(term in terms for term in ROI_TERMS)
+        return modes.roi == "full" and any(term in terms for term in REGION_EMBEDDING_TERMS)
+    if part == "proposal_head":
+        return modes.roi == "full" and "proposals" in terms
     raise ValueError(f"parameter {name!r} belongs to no part that a stage knows; add it to train/stages.py.")
 
 

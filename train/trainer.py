@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from modeling_regionmed_clip import RegionMedClipModel, RegionMedClipOutput
-from modeling_regionmed_clip.loss_regionmed_clip import ContrastiveTerm, loss_inputs
+from modeling_regionmed_clip.loss_regionmed_clip import LossTerm, loss_inputs
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
-from .arguments import REGION_TERMS, Recipe, Stage
+from .arguments import REGION_TERMS, TEXT_TERMS, Recipe, Stage
 from .checkpoint import RunState, list_checkpoints, load_model_weights, load_optimizer, read_state, save_checkpoint
 from .collator import Collator, PositionedSamples, load_batches
 from .data_stores import SampleStore
@@ -29,6 +29,8 @@ from .sample_order import rank_positions, step_seed
 from .stages import build_optimizer, learning_rate_at, set_trained_parameters, stage_at
 
 Batch = dict[str, Any]
+IMAGE_TENSORS = ("pixel_values", "region_boxes", "region_mask")
+BOOKKEEPING_TENSORS = ("region_text_index", "text_index", "text_keys", "region_text_keys")  # for the loss alone
 
 
 @contextmanager
@@ -162,7 +164,7 @@ class Trainer:
         batch: Batch,
         rate: float,
         step: int,
-    ) -> tuple[dict[str, ContrastiveTerm], Tensor, Tensor]:
+    ) -> tuple[dict[str, LossTerm], Tensor, Tensor]:
         """One optimiser step; gives its terms, weighted loss () and gradient norm ()."""
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -178,25 +180,28 @@ class Trainer:
         self.model.temperatures.clamp_()
         return terms, loss.detach(), gradient_norm
 
-    def _global_terms(self, wrapped: nn.Module, stage: Stage, batch: Batch) -> dict[str, ContrastiveTerm]:
+    def _global_terms(self, wrapped: nn.Module, stage: Stage, batch: Batch) -> dict[str, LossTerm]:
         """The stage's loss terms over the batches of all processes."""
+        terms = stage.loss_weights
         tensors = {key: value.to(self.accelerator.device) for key, value in batch.items() if key != "sample_id"}
-        if not any(term in stage.loss_weights for term in REGION_TERMS):
+        if not any(term in terms for term in REGION_TERMS):
             tensors = {key: value for key, value in tensors.items() if not key.startswith("region_")}
-        keys = {name: tensors.pop(name, None) for name in ("text_index", "text_keys", "region_text_keys")}
-        region_text_index = tensors.pop("region_text_index", None)
+        if not any(term in terms for term in TEXT_TERMS):
+            tensors = {key: value for key, value in tensors.items() if key in IMAGE_TENSORS}
+        bookkeeping = {name: tensors.pop(name, None) for name in BOOKKEEPING_TENSORS}
         output = wrapped(**tensors)
-        local = loss_inputs(
-            output, tensors.get("region_mask"), region_text_index, keys["text_index"], keys["text_keys"],
-            keys["region_text_keys"],
-        )  # fmt: skip
-        fingerprints = {"text": text_fingerprints(tensors["input_ids"], tensors["attention_mask"])}
-        if "region_input_ids" in tensors:
+        local, fingerprints = {}, {}
+        if output.text_embeds is not None:
+            local = loss_inputs(output, tensors.get("region_mask"), **bookkeeping)
+            fingerprints["text"] = text_fingerprints(tensors["input_ids"], tensors["attention_mask"])
+        if output.region_text_embeds is not None:
             fingerprints["region_text"] = text_fingerprints(
                 tensors["region_input_ids"], tensors["region_attention_mask"]
             )
-        gathered = gather_loss_inputs(local, fingerprints)
-        return self.model.compute_terms(gathered, tuple(stage.loss_weights))
+        if "proposals" in terms:
+            regions = tensors["region_boxes"], tensors["region_mask"]
+            local |= self.model.proposal_inputs(output, tensors["pixel_values"], *regions)
+        return self.model.compute_terms(gather_loss_inputs(local, fingerprints), tuple(terms))
 
     def _refuse_non_finite(self, values: dict[str, Tensor], stage: Stage, batch: Batch, step: int) -> None:
         for name, value in values.items():
@@ -211,7 +216,7 @@ class Trainer:
         self,
         step: int,
         stage: Stage,
-        terms: dict[str, ContrastiveTerm],
+        terms: dict[str, LossTerm],
         loss: Tensor,
         rate: float,
         gradient_norm: Tensor,
@@ -225,7 +230,8 @@ class Trainer:
             row[f"loss_{name}"] = term.loss.item()
             row[f"num_positives_{name}"] = int(term.num_positives)
             row[f"num_negatives_{name}"] = int(term.num_negatives)
-            row[f"logit_scale_{name}"] = self.model.temperatures(name).item()
+            if name in TEXT_TERMS:
+                row[f"logit_scale_{name}"] = self.model.temperatures(name).item()
         row["fusion_alpha"] = self.model.region_fusion.alpha.item()
         if self.recipe.log_sample_ids:
             joined = "\n".join(gather_object(batch["sample_id"]))  # rank order is the order of the global batch

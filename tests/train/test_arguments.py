@@ -55,7 +55,7 @@ def test_overrides_reach_inner_keys_and_stages_by_name():
         ("stages.joint.loss_weights={box: 1}", "loss_weights has 'box'; the known terms are image_text"),
         ("stages.joint.loss_weights={}", "loss_weights is empty"),
         ("stages.joint.modes={text: lora}", "modes.text is 'lora'; it must be full or frozen"),
-        ("stages.global.modes={vision: frozen, text: frozen}", "would train nothing.*no region term uses"),
+        ("stages.global.modes={vision: frozen, text: frozen}", "would train nothing.*used by none of its terms image_text"),
         ("data=", "names no data; add data=phantom"),
         ("evaluation.tasks=[vqa]", "evaluation: tasks is .'vqa',.; it must be at least one of retrieval"),
         ("optimizer.max_grad_norm=0", "max_grad_norm is 0.0; it must be above 0"),

@@ -38,6 +38,7 @@ from regionmed_clip.processing.corpus.sources.source_files import (
     open_image_file,
     path_inside,
 )
+from regionmed_clip.processing.mask_codes import fill_polygons, mask_of_counts
 
 ANNOTATION_PATTERNS = (  # the first that finds a file is taken
     "annotations/instances_*.json",

@@ -40,6 +40,7 @@ from regionmed_clip.processing.corpus.sources.source_files import (
     parse_number,
     path_inside,
 )
+from regionmed_clip.processing.mask_codes import fill_polygons
 
 CLASS_FILES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt")  # the first that is there names the classes
 IMAGES_FOLDER, LABELS_FOLDER = "images", "labels"
