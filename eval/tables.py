@@ -21,12 +21,20 @@ METRIC_ORDER = (
     "text_to_image_recall@5",
     "text_to_image_recall@10",
     "macro_auroc",
+    "proposal_recall",
+    "proposal_recall_small",
+    "proposal_recall_at_threshold",
+    "proposals_per_empty_image",
 )
 METRIC_TITLES = {
     "region_to_text_accuracy": "region → text, top-1",
     "region_balanced_accuracy": "region label, balanced accuracy",
     "region_median_cosine": "two boxes, one image: median cosine ↓",
     "macro_auroc": "zero-shot finding, macro AUROC",
+    "proposal_recall": "proposals: recall at IoU 0.5, boxes of a patch or more",
+    "proposal_recall_small": "proposals: recall at IoU 0.5, smaller boxes",
+    "proposal_recall_at_threshold": "proposals at the threshold: recall at IoU 0.5, boxes of a patch or more",
+    "proposals_per_empty_image": "proposals on an image without regions ↓",
 }
 SKIPPED_TITLES = {  # one line instead of one for each k and direction
     "image_to_text_recall": "image ↔ text, R@k",

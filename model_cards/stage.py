@@ -36,8 +36,10 @@ def stage_flat_folder(
         facts: what the card says of this model beside its numbers; see `render_card`.
 
     Raises:
-        ValueError: a file that must not be published (pickle, unknown kind) or a local path got in.
+        ValueError: the tokenizer does not fit the text tower (the processor's `check_text_tower`); a file that must not
+            be published (pickle, unknown kind) or a local path got in.
     """
+    processor.check_text_tower(model.config.to_dict())
     folder = Path(folder).absolute()
     results = list(results)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")

@@ -1,17 +1,17 @@
 """Configuration of RegionMed-CLIP: two towers by their own configs, the ROI processor and the shared space."""
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
-TEXT_POOLING_OF_MODEL_TYPE = {
-    "clip_text_model": "eos",
-    "siglip_text_model": "last",
-    "bert": "cls",
-    "roberta": "cls",
-    "distilbert": "cls",
-    "modernbert": "cls",
-}
-TEXT_POOLINGS = ("eos", "last", "cls", "mean")
-IMAGE_POOLINGS = ("tower", "mean")
+from .tower_configs import (
+    IMAGE_POOLINGS,
+    TEXT_POOLINGS,
+    build_tower_config,
+    pooled_image_width,
+    pooled_text_width,
+    settle_text_pooling,
+    settle_vision_config,
+)
+
 ROI_MODES = ("prompter", "roialign", "maskpool")
 PROJECTIONS = ("linear", "identity", "mlp")
 EMBEDDING_NORMS = ("l2", "clip")
@@ -28,8 +28,12 @@ class RegionMedClipConfig(PreTrainedConfig):
             `patch_size`.
         text_config: config of the text tower, or its dict with a `model_type`.
         projection_dim: D, width of the space that images, regions and texts share.
-        image_pooling: "tower" takes the vision tower's own pooled token; "mean" takes the mean of its patch tokens.
-        text_pooling: "eos", "last", "cls" or "mean"; None chooses by the text tower's `model_type`.
+        image_pooling: "tower" takes the vision tower's own pooled state (CLIP's, ViT's and DINO's class token, SigLIP's
+            attention head); "mean" the mean of its patch tokens; "pooler" the dense layer with tanh that some
+            VisionTextDualEncoder checkpoints have learnt on a ViT's class token.
+        text_pooling: "eos" takes the state of the first end token, "last" SigLIP's head on the last position of texts
+            padded to full length, "cls" the first token, "mean" all tokens, "pooler" BERT's dense layer with tanh on
+            the first token; None chooses by the text tower's `model_type`.
         visual_projection_type, text_projection_type: how a pooled state reaches the shared space; "linear" has no bias,
             "identity" needs a tower of width D, "mlp" is Linear-GELU-Linear without biases (BiomedCLIP's text side).
         embedding_norm: how global embeddings get unit length; "clip" is CLIPModel's formula, which differs from "l2"
@@ -69,14 +73,14 @@ class RegionMedClipConfig(PreTrainedConfig):
     logit_scale_init_value: float = 2.6592
     logit_scale_max: float = 100.0
     logit_bias_init_value: float | None = None
-    proposal_threshold: float = 0.5
+    proposal_threshold: float = 0.4
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        self.vision_config = _build_sub_config("vision_config", self.vision_config, DEFAULT_VISION_CONFIG)
-        self.text_config = _build_sub_config("text_config", self.text_config, DEFAULT_TEXT_CONFIG)
-        if self.text_pooling is None:
-            self.text_pooling = TEXT_POOLING_OF_MODEL_TYPE.get(self.text_config.model_type, "mean")
+        self.vision_config = build_tower_config("vision_config", self.vision_config, DEFAULT_VISION_CONFIG)
+        self.text_config = build_tower_config("text_config", self.text_config, DEFAULT_TEXT_CONFIG)
+        settle_vision_config(self.vision_config, self.image_pooling)
+        self.text_pooling = settle_text_pooling(self.text_config, self.text_pooling)
         if self.roi_num_heads is None:
             self.roi_num_heads = max(1, self.vision_config.hidden_size // 64)
         if self.fusion_num_heads is None:
@@ -105,31 +109,18 @@ class RegionMedClipConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"RegionMedClipConfig.{name} is {value!r}; it must be a whole number of at least 1.")
-        vision = self.vision_config
-        for name in ("hidden_size", "image_size", "patch_size"):
-            if not isinstance(getattr(vision, name, None), int):
-                raise ValueError(
-                    f"RegionMedClipConfig.vision_config ({vision.model_type}) has {name} "
-                    f"{getattr(vision, name, None)!r}; a patch-based tower with one whole number for it is needed, for "
-                    "instance clip_vision_model or vit."
-                )
-        if vision.image_size % vision.patch_size:
-            raise ValueError(
-                f"RegionMedClipConfig.vision_config has image_size {vision.image_size} and patch_size "
-                f"{vision.patch_size}; the patch size must divide the image size."
-            )
         if not 0 <= self.proposal_threshold <= 1:
             raise ValueError(
                 f"RegionMedClipConfig.proposal_threshold is {self.proposal_threshold}; a score lies in [0, 1]."
             )
-        for side, tower in (("visual", vision), ("text", self.text_config)):
-            if getattr(self, f"{side}_projection_type") == "identity" and tower.hidden_size != self.projection_dim:
+        for side, width in (("visual", self.pooled_image_width), ("text", self.pooled_text_width)):
+            if getattr(self, f"{side}_projection_type") == "identity" and width != self.projection_dim:
                 raise ValueError(
                     f"RegionMedClipConfig.{side}_projection_type is 'identity' and its tower has width "
-                    f"{tower.hidden_size}; it must equal projection_dim = {self.projection_dim}. Take 'linear'."
+                    f"{width}; it must equal projection_dim = {self.projection_dim}. Take 'linear'."
                 )
         for name, width_name, width in (
-            ("roi_num_heads", "vision_config.hidden_size", vision.hidden_size),
+            ("roi_num_heads", "vision_config.hidden_size", self.vision_config.hidden_size),
             ("fusion_num_heads", "projection_dim", self.projection_dim),
         ):
             if width % getattr(self, name):
@@ -142,19 +133,15 @@ class RegionMedClipConfig(PreTrainedConfig):
         """Patches along one side of the image at the tower's native size."""
         return self.vision_config.image_size // self.vision_config.patch_size
 
+    @property
+    def pooled_image_width(self) -> int:
+        """Width of the pooled image state that the visual projection takes."""
+        return pooled_image_width(self.vision_config, self.image_pooling)
 
-def _build_sub_config(name: str, value: dict | PreTrainedConfig | None, default: dict) -> PreTrainedConfig:
-    """A config object for a tower, from what a user or a saved config.json gives."""
-    if value is not None and not isinstance(value, dict):
-        return value
-    fields = dict(value or default)
-    model_type = fields.pop("model_type", default["model_type"])
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(
-            f"RegionMedClipConfig.{name} has model_type {model_type!r}, which the installed transformers does not "
-            "know; use the model_type of a vision or text tower, for instance clip_vision_model or bert."
-        )
-    return CONFIG_MAPPING[model_type](**fields)
+    @property
+    def pooled_text_width(self) -> int:
+        """Width of the pooled text state that the text projection takes."""
+        return pooled_text_width(self.text_config, self.text_pooling)
 
 
 __all__ = ["RegionMedClipConfig"]

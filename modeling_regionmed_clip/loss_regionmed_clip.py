@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 PROPOSAL_INPUTS = ("proposal_logits", "proposal_boxes", "target_boxes", "target_mask", "patch_boxes")
+DISTILLATION_INPUTS = ("student", "teacher", "distilled_mask")
+ROUNDING_MARGIN = 1.001  # a region whose middle lies between two patches is near both, not near none by rounding
 NO_TEXT_KEY = -1  # keys of real texts are 63-bit hashes, hence never negative
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One term of the loss with the numbers of pairs (of proposals: patches) behind it; tensors of shape ()."""
+    """One term of the loss with the numbers of pairs (patches, regions) behind it; tensors of shape ()."""
 
     loss: Tensor
     num_positives: Tensor
@@ -97,15 +99,14 @@ def first_occurrence_mask(fingerprints: Tensor, mask: Tensor | None = None) -> T
     return mask & ~(same & is_earlier).any(dim=1)
 
 
-def keys_of_regions(region_text_keys: Tensor, region_text_index: Tensor) -> Tensor:
-    """(B, R) int64 text key of every region, `NO_TEXT_KEY` where the region has no text.
+def keys_at(text_keys: Tensor, text_index: Tensor) -> Tensor:
+    """(B,) or (B, R) int64 text key of every image or region, `NO_TEXT_KEY` where it has no text.
 
     Args:
-        region_text_keys: (U,) int64.
-        region_text_index: (B, R) int64; rows of the unique texts, -1 = none.
+        text_keys: (T,) or (U,) int64.
+        text_index: (B,) or (B, R) int64; rows of the texts, -1 = none.
     """
-    keys = region_text_keys[region_text_index.clamp_min(0)]
-    return keys.masked_fill(region_text_index < 0, NO_TEXT_KEY)
+    return text_keys[text_index.clamp_min(0)].masked_fill(text_index < 0, NO_TEXT_KEY)
 
 
 def contrastive_terms(
@@ -119,19 +120,23 @@ def contrastive_terms(
             also `region` (M, D), `region_keys` (M,), `region_row_mask` (M,) bool, `region_text` (U, D),
             `region_text_keys` (U,), `region_text_mask` (U,) bool; for `image_region_text` the latter three and
             `image_region_keys` (B, R), -1 = none; for `fused_image_text` also `fused_image` (B, D).
+            An image without any text of its own, whose keys are all -1, takes no part: nothing is known of it.
         logit_scales: inverse temperature of each term, (1,).
         names: terms wanted, of `image_text`, `region_text`, `image_region_text` (the texts of an image's regions as
             positives of its global embedding, no box given) and `fused_image_text`.
     """
     terms = {}
     for name in names:
+        has_text = embeddings["image_keys"] != NO_TEXT_KEY  # (B,)
         if name == "image_region_text":
+            has_text = has_text | (embeddings["image_region_keys"] != NO_TEXT_KEY).any(dim=1)
             positive = embeddings["image_region_keys"][..., None] == embeddings["region_text_keys"]  # (B, R, U)
             terms[name] = info_nce(
                 embeddings["image"],
                 embeddings["region_text"],
                 positive.any(dim=1),
                 logit_scales[name],
+                query_mask=has_text,
                 candidate_mask=embeddings["region_text_mask"],
             )
             continue
@@ -140,7 +145,7 @@ def contrastive_terms(
             columns = ("region_text", "region_text_keys", "region_text_mask")
         else:
             rows = embeddings["image" if name == "image_text" else "fused_image"]
-            row_keys, row_mask = embeddings["image_keys"], None
+            row_keys, row_mask = embeddings["image_keys"], has_text
             columns = ("text", "text_keys", "text_mask")
         candidates, candidate_keys, candidate_mask = (embeddings[column] for column in columns)
         terms[name] = multi_positive_info_nce(
@@ -176,7 +181,7 @@ def proposal_loss(
     patch_side = patch_boxes[0, 2:] - patch_boxes[0, :2]
     middle = (target_boxes[..., :2] + target_boxes[..., 2:]) / 2  # (B, R, 2)
     extent = target_boxes[..., 2:] - target_boxes[..., :2]
-    radius = torch.maximum(extent / 4, patch_side / 2)
+    radius = torch.maximum(extent / 4, patch_side / 2) * ROUNDING_MARGIN
     offset = (patch_centres[None, :, None] - middle[:, None]).abs()  # (B, P, R, 2)
     stands_for = (offset <= radius[:, None]).all(dim=-1) & target_mask[:, None]  # (B, P, R)
     areas = extent.prod(dim=-1)[:, None].expand_as(stands_for).masked_fill(~stands_for, torch.inf)
@@ -201,6 +206,25 @@ def _overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     union = sum((boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) for boxes in (first, second)) - overlap
     iou = overlap / union.clamp_min(1e-9)
     return iou, iou - (hull - union) / hull.clamp_min(1e-9)
+
+
+def region_distillation_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> LossTerm:
+    """1 - cosine of each region's embedding and the teacher's embedding of the region's crop, averaged over regions.
+
+    Args:
+        student: (..., D) float; region embeddings, of any length.
+        teacher: (..., D) float; embeddings of the crops; no gradient flows into them.
+        mask: (...) bool; False regions take no part.
+
+    Returns:
+        The term, `num_positives` the regions behind it; its loss is exactly zero, with a gradient, when there is none.
+
+    Source: CLIPSelf, arXiv:2310.01403, whose loss it is.
+    """
+    cosine = torch.nn.functional.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
+    num_regions = mask.sum()
+    total = torch.where(mask, 1.0 - cosine, 0.0).sum()
+    return LossTerm(total / num_regions.clamp_min(1), num_regions, torch.zeros_like(num_regions))
 
 
 def loss_inputs(
@@ -234,7 +258,7 @@ def loss_inputs(
     text_keys = torch.arange(num_texts, device=device) if text_keys is None else text_keys
     batch = {
         "image": output.image_embeds,
-        "image_keys": text_keys[text_index],
+        "image_keys": keys_at(text_keys, text_index),
         "text": output.text_embeds,
         "text_keys": text_keys,
         "text_mask": text_keys != NO_TEXT_KEY,
@@ -245,7 +269,7 @@ def loss_inputs(
     if region_text_keys is None:
         region_text_keys = torch.arange(num_region_texts, device=device)
     has_text = region_mask & (region_text_index >= 0)
-    keys = keys_of_regions(region_text_keys, region_text_index)  # (B, R)
+    keys = keys_at(region_text_keys, region_text_index)  # (B, R)
     return batch | {
         "fused_image": output.fused_image_embeds,
         "region": output.region_embeds.flatten(0, 1),  # (B * R, D)

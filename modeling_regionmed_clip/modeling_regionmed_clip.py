@@ -13,14 +13,15 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .clip_checkpoints import CheckpointStarts
 from .configuration_regionmed_clip import RegionMedClipConfig
 from .loss_regionmed_clip import PROPOSAL_INPUTS, LossTerm, contrastive_terms, loss_inputs, proposal_loss
-from .outputs_regionmed_clip import PhraseGrounding, RegionMedClipOutput
+from .outputs_regionmed_clip import PhraseGrounding, RegionMedClipOutput, with_pooler_output
 from .region_pooling import box_coverage, patch_boxes
-from .region_proposals import PRIOR_SCORE, ProposalHead, RegionProposals, select_proposals
+from .region_proposals import PRIOR_SCORE, ProposalHead, RegionProposals, ScoreLinear, select_proposals
 from .roi_processor import RegionFusion, RoiProcessor
 from .shared_space import CONTRASTIVE_TERMS, Temperatures, build_projection, unit_length
-from .towers import build_tower, grid_of, pool_text, read_patches
+from .towers import build_tower, grid_of, pool_text, read_patches, run_text_tower, run_vision_tower
 
 PROPOSALS_PER_IMAGE = 16
 
@@ -36,33 +37,44 @@ class RegionMedClipPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False: `_init_weights` writes through `transformers.initialization` alone and so never over loaded weights.
+
+        For code it does not trust in that, the library skips modules without parameters of their own; a tower's
+        attention and MLP layers, when missing from a checkpoint, would keep the spread of any other linear layer.
+        """
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, mean=0.0, std=module.in_features**-0.5)
+            if isinstance(module, ScoreLinear):
+                init.constant_(module.bias, math.log(PRIOR_SCORE / (1 - PRIOR_SCORE)))
         elif isinstance(module, Temperatures):
             for name in CONTRASTIVE_TERMS:
                 init.constant_(getattr(module, name), self.config.logit_scale_init_value)
             if module.image_text_bias is not None:
                 init.constant_(module.image_text_bias, self.config.logit_bias_init_value)
-        elif isinstance(module, ProposalHead):
-            init.constant_(module.score.bias, math.log(PRIOR_SCORE / (1 - PRIOR_SCORE)))
         elif isinstance(module, RegionFusion):
             init.zeros_(module.alpha)
 
 
-class RegionMedClipModel(RegionMedClipPreTrainedModel):
+class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
     """Dual encoder with a region path; see `RegionMedClipConfig` for its parts and DESIGN for the tensor contract.
 
     With no region given the global embedding is the plain encoder's: the ROI processor is not even run.
     """
 
+    main_input_name = "input_ids"  # the first argument of `forward`, as tools of the library expect
+
     def __init__(self, config: RegionMedClipConfig):
         super().__init__(config)
-        self.vision_model = build_tower(config.vision_config)
-        self.text_model = build_tower(config.text_config)
-        width, text_width = config.vision_config.hidden_size, config.text_config.hidden_size
+        self.vision_model = build_tower(config.vision_config, config.image_pooling)
+        self.text_model = build_tower(config.text_config, config.text_pooling)
+        width, text_width = config.pooled_image_width, config.pooled_text_width
         self.visual_projection = build_projection(config.visual_projection_type, width, config.projection_dim)
         self.text_projection = build_projection(config.text_projection_type, text_width, config.projection_dim)
         self.roi_processor = RoiProcessor(config)
@@ -70,6 +82,14 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         self.temperatures = Temperatures(config)
         self.proposal_head = ProposalHead(config)
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings of the text tower."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the token embeddings of the text tower; `resize_token_embeddings` does it by this."""
+        self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
     def get_text_features(
@@ -81,22 +101,16 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             input_ids: (T, L) int64.
             attention_mask: (T, L) int64; 0 marks padding. None: no padding.
         """
-        limit = getattr(self.config.text_config, "max_position_embeddings", None)
-        if limit is not None and input_ids.shape[1] > limit:
-            raise ValueError(
-                f"input_ids has {input_ids.shape[1]} tokens a text and the text tower {limit} positions; truncate the "
-                "texts, in a pipeline with tokenizer_kwargs={'truncation': True}."
-            )
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        pooled = pool_text(outputs, input_ids, attention_mask, self.config.text_pooling, self.config.text_config)
-        outputs["pooler_output"] = self.text_projection(pooled)
-        return outputs
+        kwargs["return_dict"] = True
+        pooling = self.config.text_pooling
+        outputs = run_text_tower(self.text_model, input_ids, attention_mask, pooling, **kwargs)
+        pooled = pool_text(outputs, input_ids, attention_mask, pooling, self.config.text_config)
+        return with_pooler_output(outputs, self.text_projection(pooled))
 
     def encode_patches(self, pixel_values: Tensor, **kwargs) -> tuple[Tensor, Tensor, ModelOutput]:
         """Patches (B, P, C) after the tower's last norm, prefix tokens removed; pooled (B, C); the tower's output."""
-        outputs = self.vision_model(pixel_values=pixel_values, **kwargs)
+        kwargs["return_dict"] = True
+        outputs = run_vision_tower(self.vision_model, pixel_values, **kwargs)
         grid = self._grid_of(pixel_values)
         patches, pooled = read_patches(self.vision_model, outputs, grid, self.config.image_pooling)
         return patches, pooled, outputs
@@ -140,8 +154,7 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
                 patches, self._grid_of(pixel_values), region_boxes, region_mask, region_coverage
             )
             image = self.region_fusion(unit_length(image, self.config.embedding_norm), _unit(embedded), region_mask)
-        outputs["pooler_output"] = image
-        return outputs
+        return with_pooler_output(outputs, image)
 
     @can_return_tuple
     def get_region_features(
@@ -161,10 +174,10 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             region_coverage: (B, R, h, w) float32 share of each patch that the region covers; None: from the boxes.
         """
         patches, _, outputs = self.encode_patches(pixel_values, **kwargs)
-        outputs["pooler_output"], _ = self._embed_regions(
+        regions, _ = self._embed_regions(
             patches, self._grid_of(pixel_values), region_boxes, region_mask, region_coverage
         )
-        return outputs
+        return with_pooler_output(outputs, regions)
 
     def get_dense_features(self, pixel_values: Tensor, **kwargs) -> Tensor:
         """(B, D, h, w) float: every patch embedded as a region of its own, hence comparable with text embeddings."""
@@ -204,7 +217,8 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             input_ids, attention_mask: (T, L) int64.
             top_k, threshold: see `propose_regions`.
         """
-        phrases = _unit(self.get_text_features(input_ids, attention_mask).pooler_output)  # (T, D)
+        phrases = self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output
+        phrases = _unit(phrases)  # (T, D)
         patches, _, _ = self.encode_patches(pixel_values)
         grid = self._grid_of(pixel_values)
         dense = _unit(self.roi_processor.embed_patches(patches, grid))  # (B, P, D)
@@ -272,7 +286,7 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             region_boxes, region_mask, region_coverage: see `get_region_features`.
             region_input_ids, region_attention_mask: (U, L) int64 unique region texts.
             region_text_index: (B, R) int64 row of each region's text, -1 = none.
-            text_index: (B,) int64 row of each image's text. None: T = B, in order.
+            text_index: (B,) int64 row of each image's text, -1 = none. None: T = B, in order.
             text_keys, region_text_keys: (T,), (U,) int64. None: every text means something else. A text of key -1
                 is a placeholder and takes no part.
             sample_id: names of the images, for messages only.
@@ -283,6 +297,7 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         """
         if pixel_values is None and input_ids is None:
             raise ValueError("RegionMedClipModel got neither pixel_values nor input_ids; give images, texts or both.")
+        kwargs["return_dict"] = True
         output = RegionMedClipOutput()
         if input_ids is not None:
             output.text_model_output = self.get_text_features(input_ids, attention_mask, **kwargs)
@@ -300,7 +315,7 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
             terms = self.compute_terms(batch)
             output.loss_terms = {name: term.loss for name, term in terms.items()}
             output.loss = torch.stack(list(output.loss_terms.values())).sum()
-        return output
+        return output.in_field_order()
 
     def _embed_images(
         self,
@@ -312,9 +327,11 @@ class RegionMedClipModel(RegionMedClipPreTrainedModel):
         **kwargs,
     ) -> Tensor | None:
         """Fills all of `output` that comes from the images; returns the region mask (B, R), None without regions."""
-        patches, pooled, output.vision_model_output = self.encode_patches(pixel_values, **kwargs)
+        patches, pooled, tower_output = self.encode_patches(pixel_values, **kwargs)
         grid = self._grid_of(pixel_values)
-        output.image_embeds = unit_length(self.visual_projection(pooled), self.config.embedding_norm)
+        image = self.visual_projection(pooled)
+        output.vision_model_output = with_pooler_output(tower_output, image)
+        output.image_embeds = unit_length(image, self.config.embedding_norm)
         output.proposal_logits, output.proposal_boxes = self.proposal_head(patches, grid)
         if region_boxes is None:
             return None

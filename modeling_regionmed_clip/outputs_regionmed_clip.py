@@ -1,8 +1,9 @@
 """What RegionMedClipModel gives back; letters as at the head of modeling_regionmed_clip.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 
@@ -21,7 +22,8 @@ class RegionMedClipOutput(ModelOutput):
         text_embeds, region_text_embeds: (T, D), (U, D) float.
         region_embeds: (B, R, D) float.
         proposal_logits, proposal_boxes: (B, P), (B, P, 4) float32; score and box of every patch, see `ProposalHead`.
-        vision_model_output, text_model_output: what the towers gave.
+        vision_model_output, text_model_output: what the towers gave; `pooler_output` is the projected embedding, as
+            `get_image_features` without regions and `get_text_features` give it.
     """
 
     loss: Tensor | None = None
@@ -40,6 +42,10 @@ class RegionMedClipOutput(ModelOutput):
     vision_model_output: ModelOutput | None = None
     text_model_output: ModelOutput | None = None
 
+    def in_field_order(self) -> "RegionMedClipOutput":
+        """The same, entries in the order above; a ModelOutput keeps the order in which they were filled."""
+        return RegionMedClipOutput(**{field.name: getattr(self, field.name) for field in fields(self)})
+
 
 @dataclass
 class PhraseGrounding(ModelOutput):
@@ -56,3 +62,13 @@ class PhraseGrounding(ModelOutput):
     region_mask: Tensor | None = None
     region_scores: Tensor | None = None
     phrase_similarity: Tensor | None = None
+
+
+def with_pooler_output(outputs: ModelOutput, pooler_output: Tensor) -> BaseModelOutputWithPooling:
+    """What a tower gave, with another pooled output in its place; hidden states and attentions where it gave them."""
+    return BaseModelOutputWithPooling(
+        last_hidden_state=outputs.last_hidden_state,
+        pooler_output=pooler_output,
+        hidden_states=outputs.get("hidden_states"),
+        attentions=outputs.get("attentions"),
+    )

@@ -31,6 +31,10 @@ class RegionProposals(ModelOutput):
     scores: Tensor | None = None
 
 
+class ScoreLinear(nn.Linear):
+    """A linear layer whose bias starts at the logit of `PRIOR_SCORE`; the model's `_init_weights` knows it by type."""
+
+
 class ProposalHead(nn.Module):
     """For every patch a score and a box, the box as distances from the patch's centre to its four sides."""
 
@@ -39,7 +43,7 @@ class ProposalHead(nn.Module):
         width = config.vision_config.hidden_size
         self.norm = nn.LayerNorm(width, eps=getattr(config.vision_config, "layer_norm_eps", 1e-6))
         self.score_hidden = nn.Linear(width, width)
-        self.score = nn.Linear(width, 1)
+        self.score = ScoreLinear(width, 1)
         self.sides_hidden = nn.Linear(width, width)
         self.sides = nn.Linear(width, 4)
 
@@ -48,12 +52,10 @@ class ProposalHead(nn.Module):
         states = self.norm(patches)
         logits = self.score(nn.functional.gelu(self.score_hidden(states)))[..., 0].float()  # (B, P)
         sides = self.sides(nn.functional.gelu(self.sides_hidden(states))).float()
-        height, width = grid
-        patch_side = torch.tensor([width, height, width, height], device=patches.device).reciprocal()
-        reach = nn.functional.softplus(sides) * patch_side  # (B, P, 4): left, top, right, bottom
         corners = patch_boxes(grid, patches.device)
-        centre = (corners[:, :2] + corners[:, 2:]) / 2  # (P, 2)
-        boxes = torch.cat([centre - reach[..., :2], centre + reach[..., 2:]], dim=-1)
+        centre, patch_size = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]  # (P, 2) each
+        reach = nn.functional.softplus(sides).unflatten(-1, (2, 2)) * patch_size[:, None]  # left, top; right, bottom
+        boxes = torch.cat([centre - reach[..., 0, :], centre + reach[..., 1, :]], dim=-1)
         return logits, boxes.clamp(0.0, 1.0)
 
 

@@ -80,6 +80,8 @@ class CrossAttention(nn.Module):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention)
         if key_mask is not None and "flash" not in implementation:  # flash takes the (B, K) mask as it is
             key_mask = key_mask[:, None, None, :]
+            if implementation == "flex_attention":  # adds its mask to the scores, whatever its type
+                key_mask = torch.where(key_mask, 0.0, torch.finfo(query.dtype).min).to(query.dtype)
         attended, _ = attend(self, query, key, value, key_mask, scaling=self.scaling, dropout=0.0, is_causal=False)
         return self.out_proj(attended.flatten(2))  # (B, Q, heads, C / heads) -> (B, Q, C)
 

@@ -1,7 +1,8 @@
-"""What Pillow's decoders raise for broken files, found by truncating and corrupting 5,100 of them; what is too large."""
+"""What Pillow's decoders raise for broken files, found by damaging 5,100 of them; what is too large or unchosen."""
 
 import struct
 import zlib
+from numbers import Integral
 
 from PIL import Image
 
@@ -32,3 +33,27 @@ def too_many_pixels(statement: str) -> ValueError:
         f"{statement}; at most {Image.MAX_IMAGE_PIXELS:,} are read, because a small file can hold a picture that fills "
         "the memory. If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS; or cut it into tiles or make it smaller."
     )
+
+
+def chosen_index(index: int | None, count: int, item: str, *, things: str, option: str) -> int:
+    """The index of the one thing to read out of `count`, from 0.
+
+    Args:
+        index: what the user chose; None is enough where there is one.
+        count: how many there are.
+        item: what messages call the file.
+        things: what they are, for instance "frames".
+        option: the argument by which one is chosen.
+
+    Raises:
+        ValueError: several and no choice, a choice that is not there, or none to choose from.
+    """
+    rule = f"choose one by {option}=0 to {option}={count - 1}" if count > 1 else f"leave {option} out"
+    if count < 1:
+        raise ValueError(f"{item} has {count} {things}; it must have at least one. Fetch the file again.")
+    if index is None and count > 1:
+        raise ValueError(f"{item} has {count} {things}; an image is one of them: {rule}.")
+    is_whole = isinstance(index, Integral) and not isinstance(index, bool)
+    if index is not None and not (is_whole and 0 <= index < count):
+        raise ValueError(f"{item} has {count} {things}, and {option} is {index!r}; {rule}.")
+    return int(index or 0)

@@ -7,6 +7,7 @@ lesion is cropped away. "source" repeats the geometry of a checkpoint one starte
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,13 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
+from .intensity_windows import plain_windows
 from .medical_image import decode_image
+from .nifti_slice import slice_axis_number
 from .region_boxes import FrameGeometry
 
 GEOMETRIES = ("pad", "source")
+CROP_ROUNDINGS = {"down": math.floor, "half_even": round}
 UNSUPPORTED_OPTIONS = ("do_pad", "pad_size", "data_format", "input_data_format")
 
 
@@ -31,10 +35,23 @@ class RegionMedClipImageProcessorKwargs(ImagesKwargs, total=False):
 
     patch_size: side of a square patch of the vision tower, in frame pixels; must divide the frame.
     geometry: "pad" or "source", see the head of the file.
+    crop_rounding: of geometry "source", where a centre crop begins that lies between two pixels: "down" (transformers)
+        or "half_even" (torchvision and with it open_clip).
+    window: which measured values of DICOM, NIfTI, 16-bit or float images are shown as black to white: a preset of CT
+        ("lung", "mediastinum", "bone", "brain", "subdural", "abdomen"), (center, width) in the image's own units, or
+        three of these for red, green and blue; see `intensity_windows`.
+    frame_index: which frame, from 0, of files with several; for a call also a list with one for each image, or None.
+    slice_axis: of NIfTI volumes "axial" (2), "coronal" (1) or "sagittal" (0); see `nifti_slice`.
+    slice_index: of NIfTI volumes which slice, from 0; for a call also a list with one for each image, or None.
     """
 
     patch_size: int
     geometry: Literal["pad", "source"]
+    crop_rounding: Literal["down", "half_even"]
+    window: str | list[Any] | tuple[Any, ...] | None
+    frame_index: int | list[int | None] | tuple[int | None, ...] | None
+    slice_axis: str | int
+    slice_index: int | list[int | None] | tuple[int | None, ...] | None
 
 
 class RegionMedClipImageProcessor(PilBackend):
@@ -44,7 +61,8 @@ class RegionMedClipImageProcessor(PilBackend):
     the uint8 frames between them. Every setting may be overridden in a call or in `from_pretrained`.
 
     Raises:
-        ValueError: for a geometry that is unknown or without a fixed frame, and a patch size that does not divide it.
+        ValueError: for a geometry that is unknown or without a fixed frame, a patch size that does not divide it, and
+            a window or slice_axis that is not known.
     """
 
     valid_kwargs = RegionMedClipImageProcessorKwargs
@@ -53,6 +71,11 @@ class RegionMedClipImageProcessor(PilBackend):
     default_to_square = True
     patch_size = 16
     geometry = "pad"
+    crop_rounding = "down"
+    window = None
+    frame_index = None
+    slice_axis = "axial"
+    slice_index = None
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
@@ -65,6 +88,12 @@ class RegionMedClipImageProcessor(PilBackend):
         super().__init__(**kwargs)
         if self.geometry not in GEOMETRIES:
             raise ValueError(f"geometry {self.geometry!r} is not known; it must be one of {', '.join(GEOMETRIES)}.")
+        if self.crop_rounding not in CROP_ROUNDINGS:
+            raise ValueError(
+                f"crop_rounding {self.crop_rounding!r} is not known; it must be one of {', '.join(CROP_ROUNDINGS)}."
+            )
+        self.window = plain_windows(self.window)
+        slice_axis_number(self.slice_axis)
         for name in UNSUPPORTED_OPTIONS:
             if getattr(self, name, None) is not None:
                 raise ValueError(
@@ -108,7 +137,8 @@ class RegionMedClipImageProcessor(PilBackend):
             return FrameGeometry.centred(original, original, self.frame_size)
         if self.geometry == "pad":
             return FrameGeometry.padded(original, self.frame_size)
-        return FrameGeometry.centred(original, self._source_size(original), self.frame_size)
+        rounding = CROP_ROUNDINGS[self.crop_rounding]
+        return FrameGeometry.centred(original, self._source_size(original), self.frame_size, rounding)
 
     def _source_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(width, height) after the resizing of the source checkpoint's own processor, rounded as it rounds."""
@@ -130,7 +160,14 @@ class RegionMedClipImageProcessor(PilBackend):
             image: anything `medical_image.decode_image` reads.
             name: what messages call it.
         """
-        picture = decode_image(image, name)
+        picture = decode_image(
+            image,
+            name,
+            window=self.window,
+            frame_index=self.frame_index,
+            slice_axis=self.slice_axis,
+            slice_index=self.slice_index,
+        )
         geometry = self.geometry_for(*picture.size)
         if geometry.resized != picture.size:
             picture = picture.resize(geometry.resized, resample=self.resample)
@@ -143,6 +180,26 @@ class RegionMedClipImageProcessor(PilBackend):
         seen = levels[:, max(0, -top) : height - top, max(0, -left) : width - left]
         frame[:, max(0, top) : min(height, bottom), max(0, left) : min(width, right)] = seen
         return frame, geometry
+
+    def frame_all(self, images: Any) -> list[tuple[np.ndarray, FrameGeometry]]:
+        """What `frame` gives for every image of a batch, each at its own `frame_index` and `slice_index` if listed.
+
+        Args:
+            images: one image, a list of images of any kinds, or one array or tensor of 4 dimensions.
+        """
+        listed = list_images(images)
+        choices = {name: getattr(self, name) for name in ("frame_index", "slice_index")}
+        choices = {name: values for name, values in choices.items() if isinstance(values, (list, tuple))}
+        for name, values in choices.items():
+            if len(values) != len(listed):
+                raise ValueError(
+                    f"{name} has {len(values)} entries for {len(listed)} images; give one for each, or None."
+                )
+        framed = []
+        for i, image in enumerate(listed):
+            own = {name: values[i] for name, values in choices.items()}
+            framed.append(self.with_overrides(**own).frame(image, f"image {i}"))
+        return framed
 
     def normalize_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) float32: rescaled, then standardised per channel, in one multiply-add on the device of `frames`.
@@ -179,7 +236,7 @@ class RegionMedClipImageProcessor(PilBackend):
             kwargs: settings for this call only.
         """
         worker = self.with_overrides(**kwargs)
-        frames = np.stack([worker.frame(image, f"image {i}")[0] for i, image in enumerate(list_images(images))])
+        frames = np.stack([frame for frame, _ in worker.frame_all(images)])
         pixel_values = worker.normalize_frames(torch.from_numpy(frames)).numpy()
         data = {"pixel_values": pixel_values if return_tensors is not None else list(pixel_values)}
         return BatchFeature(data, tensor_type=return_tensors)
@@ -193,12 +250,14 @@ def is_single_image(images: Any) -> bool:
 
 
 def list_images(images: Any) -> list[Any]:
-    """The images of a batch, one by one; a single image is a batch of one.
+    """The images of a batch, one by one; a single image is a batch of one, and lists of images in a list are joined.
 
     Raises:
-        ValueError: for no image at all, and for nested lists.
+        ValueError: for no image at all, and for lists within lists within the list.
     """
     listed = [images] if is_single_image(images) else list(images)
+    if listed and all(isinstance(group, (list, tuple)) for group in listed):  # a list per text, in the library's way
+        listed = [image for group in listed for image in group]
     if not listed:
         raise ValueError("images is empty; it must hold at least one image. Leave `images` out to encode text only.")
     for i, image in enumerate(listed):

@@ -1,8 +1,8 @@
 """Which of a picture's measured values are shown as black to white: windows, and the named ones of CT.
 
 A window is (center, width) in the picture's own units, for CT Hounsfield units (HU): center - width / 2 and everything
-below is black, center + width / 2 and everything above white, linear between. One window gives a grey picture, three its
-red, green and blue channel, in that order. Two are refused, for the third channel would be made up: name one twice.
+below is black, center + width / 2 and everything above white, linear between. One window gives a grey picture, three
+its red, green and blue channel, in that order. Two are refused, for the third would be made up: name one twice.
 
 Source of the presets: the typical values of Radiopaedia, "Windowing (CT)",
 https://radiopaedia.org/articles/windowing-ct (W width, L centre): lungs W1500 L-600, mediastinum W350 L50, bone (of the

@@ -5,7 +5,8 @@ Boxes follow the convention at the head of `region_boxes.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,23 @@ from transformers import AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-from .image_processing_regionmed_clip import RegionMedClipImageProcessor, list_images
-from .region_boxes import FrameGeometry, heat_to_pixels
+from .grounding import best_first, boxes_in_image, check_grounding, fitting_proposals, hot_boxes
+from .image_processing_regionmed_clip import RegionMedClipImageProcessor
+from .region_boxes import FrameGeometry, heat_to_pixels, to_numpy
 from .region_inputs import check_count, check_texts, match_texts, region_tensors
+from .source_processors import source_parts
+from .text_tower_check import check_saved_text_tower, check_text_tower
 
 MAX_KNOWN_LENGTH = 1_000_000  # transformers marks "no limit" by a huge model_max_length
 
 
 class RegionMedClipProcessorKwargs(ProcessingKwargs, total=False):
-    """Keyword arguments of a call beyond its named ones: those of the tokenizer and of the image processor."""
+    """Keyword arguments of a call beyond its named ones: those of the tokenizer and of the image processor, and:
+
+    box_format: see `RegionMedClipProcessor.__call__`.
+    """
+
+    box_format: str
 
 
 class RegionMedClipProcessor(ProcessorMixin):
@@ -54,6 +63,38 @@ class RegionMedClipProcessor(ProcessorMixin):
         self.text_pad_to_full_length = text_pad_to_full_length
 
     @classmethod
+    def from_clip_pretrained(
+        cls, path: str | Path, geometry: str = "pad", **image_settings: Any
+    ) -> RegionMedClipProcessor:
+        """The processor for a model that `RegionMedClipModel.from_clip_pretrained` makes of the same checkpoint.
+
+        Tokenizer, frame size, interpolation and colour statistics are the checkpoint's own, see `source_processors.py`.
+
+        Args:
+            path: folder or Hub id; of open_clip's format a folder.
+            geometry: "pad" shows the whole image; "source" repeats the checkpoint's own pixels, crops included.
+            image_settings: of the image processor, in place of the checkpoint's.
+
+        Raises:
+            ValueError: for a checkpoint without a grid of patches, without the files needed, or whose pixels cannot be
+                repeated.
+        """
+        return cls(**source_parts(path, geometry, image_settings))
+
+    def check_text_tower(self, model_config: Mapping[str, Any]) -> None:
+        """None; a ValueError where the tokenizer does not fit the text tower, see `text_tower_check`.
+
+        Args:
+            model_config: `model.config.to_dict()`.
+        """
+        check_text_tower(self.tokenizer, self.text_pad_to_full_length, model_config)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """What the library's gives; the model saved in this folder, if any, is checked first: `check_text_tower`."""
+        check_saved_text_tower(self.tokenizer, self.text_pad_to_full_length, save_directory)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
@@ -66,10 +107,8 @@ class RegionMedClipProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of all tensors a call can give."""
-        regions = ["region_boxes", "region_mask", "region_coverage"]
-        texts = ["input_ids", "attention_mask", "region_input_ids", "region_attention_mask", "region_text_index"]
-        return ["pixel_values", *regions, *texts]
+        """Names of the tensors of a call with images and text; regions and their texts add those of DESIGN section 2."""
+        return ["pixel_values", "input_ids", "attention_mask"]
 
     def __call__(
         self,
@@ -79,8 +118,6 @@ class RegionMedClipProcessor(ProcessorMixin):
         masks: Any = None,
         points: Any = None,
         region_text: Any = None,
-        box_format: str = "xyxy",
-        return_tensors: str | None = "pt",
         **kwargs: Any,
     ) -> BatchFeature:
         """BatchFeature with the tensors of DESIGN.md section 2 that the arguments call for.
@@ -91,15 +128,16 @@ class RegionMedClipProcessor(ProcessorMixin):
             boxes: one list of boxes per image, in original pixels; an empty list, or None, where an image has none. For
                 one image the outer list may be left out. An image has boxes, masks or points, never two kinds; the
                 images of a batch may differ.
-            masks: one (R, H, W) bool array per image, or None.
+            masks: per image an (R, H, W) array, or a list of R masks: arrays, pictures of a mask (PIL image, path or
+                bytes), COCO run lengths {"size", "counts"} or {"polygons": segmentation}; see `mask_inputs`. Or None.
             points: one list of (x, y) per image, in original pixels, or None.
             region_text: one list of texts per image, a text (or None) for each of its regions: every distinct text is
                 encoded once and `region_text_index` (B, R) says which belongs to which region (-1 = none). Or one flat
                 list of texts: candidates for all regions, encoded as given, without an index.
-            box_format: "xyxy", "xywh", or "cxcywh_fraction" (fractions of the original image).
-            return_tensors: "pt", "np" or None (arrays).
-            kwargs: settings of the tokenizer and the image processor for this call, flat or as `text_kwargs` and
-                `images_kwargs`. Unknown ones are errors.
+            box_format: "xyxy" (default), "xywh", or "cxcywh_fraction" (fractions of the original image).
+            return_tensors: "pt" (default), "np" or None (arrays).
+            kwargs: these two, and settings of the tokenizer and the image processor for this call, flat or as
+                `text_kwargs`, `images_kwargs` and `common_kwargs`. Unknown ones are errors.
 
         R is the largest number of regions of an image of the batch, at least 1; the rest is padding, region_mask False.
         Without `boxes`, `masks` and `points` there are no region tensors. `pixel_values` never depends on the regions.
@@ -113,6 +151,9 @@ class RegionMedClipProcessor(ProcessorMixin):
             raise ValueError(
                 f"images is missing{f' for {list(given)}' if given else ''}; give images, text or region_text."
             )
+        box_format = kwargs.pop("box_format", "xyxy")
+        kwargs = kwargs.pop("common_kwargs", {}) | kwargs
+        return_tensors = kwargs.pop("return_tensors", "pt")
         images_kwargs, text_kwargs = self._split_kwargs(kwargs)
         data: dict[str, np.ndarray] = {}
         num_regions = None
@@ -129,7 +170,7 @@ class RegionMedClipProcessor(ProcessorMixin):
     ) -> tuple[dict[str, np.ndarray], list[int] | None]:
         """`pixel_values` and the region arrays, if regions are given; and how many regions each image was given."""
         image_processor = self.image_processor.with_overrides(**images_kwargs)
-        framed = [image_processor.frame(image, f"image {i}") for i, image in enumerate(list_images(images))]
+        framed = image_processor.frame_all(images)
         frames = torch.from_numpy(np.stack([frame for frame, _ in framed]))
         data = {"pixel_values": image_processor.normalize_frames(frames).numpy()}
         if not given:
@@ -166,7 +207,11 @@ class RegionMedClipProcessor(ProcessorMixin):
     def _encode(self, texts: list[str], text_kwargs: dict[str, Any]) -> dict[str, np.ndarray]:
         """`input_ids` and `attention_mask` (T, L) int64 arrays."""
         has_limit = self.tokenizer.model_max_length <= MAX_KNOWN_LENGTH
-        settings: dict[str, Any] = {"padding": True, "truncation": has_limit or "max_length" in text_kwargs}
+        has_limit = has_limit or "max_length" in text_kwargs
+        settings: dict[str, Any] = {"padding": True, "truncation": has_limit}
+        init_kwargs = self.tokenizer.init_kwargs
+        if init_kwargs.get("padding") == "max_length":  # max_length alone may only be left over from an earlier call
+            settings |= {"padding": "max_length", "max_length": init_kwargs.get("max_length"), "truncation": True}
         if self.text_pad_to_full_length:
             settings |= {"padding": "max_length", "max_length": self.tokenizer.model_max_length}
         settings |= {**text_kwargs, "return_tensors": "np", "return_attention_mask": True}
@@ -239,19 +284,96 @@ class RegionMedClipProcessor(ProcessorMixin):
             results.append(result)
         return results
 
-    def post_process_heatmap(self, heat: Any, target_sizes: Any) -> list[np.ndarray]:
-        """Per image its patch map (h, w) as (height, width) float32 in original pixels, bilinear, padding removed.
+    def post_process_proposals(self, proposals: Any, target_sizes: Any) -> list[dict[str, torch.Tensor]]:
+        """Per image the proposed regions in original pixels, best first.
 
         Args:
-            heat: (B, h, w) tensor or array over the patch grid, for instance similarities with a text.
+            proposals: what `model.propose_regions` gives.
             target_sizes: (height, width) of every original image, B pairs.
 
         Returns:
-            B arrays; NaN marks what a cropping geometry kept from the model.
+            B dicts: "boxes" (n, 4) float32 xyxy in original pixels, clipped to the image, and "scores" (n,) float32.
+            n is 0 where the model abstained; boxes wholly in the padding are left out.
         """
-        maps = heat.detach().float().cpu().numpy() if isinstance(heat, torch.Tensor) else np.asarray(heat)
-        if maps.ndim != 3:
-            raise ValueError(f"heat has shape {maps.shape}; it must be (images, h, w). Give one map as heat[None].")
+        scores, is_proposed = to_numpy(proposals.scores), to_numpy(proposals.region_mask)  # (B, K)
+        geometries = self.geometries(target_sizes)
+        check_count("target_sizes", len(geometries), len(scores), "image")
+        results = []
+        for boxes, mask, score, geometry in zip(to_numpy(proposals.region_boxes), is_proposed, scores, geometries):
+            pixels, is_inside = boxes_in_image(boxes, geometry)
+            keep = mask & is_inside
+            results.append({"boxes": torch.from_numpy(pixels[keep]), "scores": torch.from_numpy(score[keep]).float()})
+        return results
+
+    def post_process_grounding(
+        self,
+        outputs: Any,
+        target_sizes: Any,
+        text_labels: Sequence[str] | None = None,
+        *,
+        source: str = "proposals",
+        threshold: float = 0.6,
+        box_threshold: float = 0.0,
+        heat_share: float = 0.9,
+        max_boxes: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Per image the boxes of every phrase: none where the model does not see it, one, or many.
+
+        Args:
+            outputs: what `model.ground_phrases` gives for B images and T phrases.
+            target_sizes: (height, width) of every original image, B pairs.
+            text_labels: the T phrases, in the order they were encoded.
+            source: "proposals" takes the model's proposed regions that fit a phrase; "heat" the connected groups of hot
+                patches, for a model whose proposals are not trained: it points well, but knows whole patches only.
+            threshold: least cosine of a box and its phrase. Cosines differ from model to model; see docs/grounding.md.
+            box_threshold: of "proposals"; least score of the proposal itself.
+            heat_share: of "heat"; how far from the median of a phrase's map to its peak a patch must reach.
+            max_boxes: most boxes of a phrase in an image; None: no limit.
+
+        Returns:
+            B dicts, best box first: "scores" (n,) float32, the cosine ("heat": the highest in the group); "labels" (n,)
+            int64, the phrase; "boxes" (n, 4) float32 xyxy in original pixels; with `text_labels` also "text_labels", n
+            strings. A box that fits several phrases is there for each of them.
+
+        Raises:
+            ValueError: for a setting out of its range, or outputs of another call.
+        """
+        check_grounding(outputs, source, threshold, box_threshold, heat_share, max_boxes)
+        geometries = self.geometries(target_sizes)
+        heat = to_numpy(outputs.heat)  # (B, T, h, w)
+        check_count("target_sizes", len(geometries), len(heat), "image")
+        if text_labels is not None:
+            check_count("text_labels", len(text_labels), heat.shape[1], "phrase")
+        if source == "proposals":
+            is_proposed = to_numpy(outputs.region_mask) & (to_numpy(outputs.region_scores) >= box_threshold)
+            proposed = zip(to_numpy(outputs.phrase_similarity), to_numpy(outputs.region_boxes), is_proposed)
+            found = [fitting_proposals(*one, threshold) for one in proposed]
+        else:
+            found = [hot_boxes(one, geometry, threshold, heat_share) for one, geometry in zip(heat, geometries)]
+        results = []
+        for one, geometry in zip(found, geometries):
+            labels, scores, boxes = map(torch.from_numpy, best_first(one, geometry, max_boxes))
+            results.append({"scores": scores, "labels": labels, "boxes": boxes})
+            if text_labels is not None:
+                results[-1]["text_labels"] = [text_labels[label] for label in labels.tolist()]
+        return results
+
+    def post_process_heatmap(self, heat: Any, target_sizes: Any) -> list[np.ndarray]:
+        """Per image its patch maps at (height, width) in original pixels, float32, bilinear, padding removed.
+
+        Args:
+            heat: (B, h, w), or (B, T, h, w) of T texts; tensor or array over the patch grid, for instance cosines.
+            target_sizes: (height, width) of every original image, B pairs.
+
+        Returns:
+            B arrays (height, width) or (T, height, width); NaN marks what a cropping geometry kept from the model.
+        """
+        maps = to_numpy(heat)
+        if maps.ndim not in (3, 4):
+            raise ValueError(
+                f"heat has shape {maps.shape}; it must be (images, h, w) or (images, texts, h, w). Give one map as "
+                "heat[None]."
+            )
         geometries = self.geometries(target_sizes)
         check_count("target_sizes", len(geometries), len(maps), "image")
         return [heat_to_pixels(one, geometry) for one, geometry in zip(maps, geometries)]

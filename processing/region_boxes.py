@@ -4,22 +4,24 @@ of the image as displayed (after its EXIF orientation was applied), pixel column
 model frame, the square that the model sees after resizing and padding, the unit is the whole frame: `region_boxes` are
 fractions in [0, 1] of the frame's width and height. This paragraph is the only place that states the convention.
 
-Every conversion lives here too: box formats to checked pixel boxes, original pixels to frame fractions and back
-(`FrameGeometry`), and regions of any kind to coverage, the share of each patch that a region covers.
+The conversions live here too: original pixels to frame fractions and back (`FrameGeometry`), and regions of any kind to
+coverage, the share of each patch that a region covers. A mask travels as shares as well: in the frame it is the share
+of every frame pixel that it covers, which keeps outlines that fall between frame pixels; on the way back a pixel
+belongs to it where the share, read at the pixel's centre, is at least half. What users give is checked in
+`box_inputs.py` and `mask_inputs.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-BOX_FORMATS = ("xyxy", "xywh", "cxcywh_fraction")
-OUTSIDE_TOLERANCE_PX = 0.5  # annotation files round; a box may pass the border by this much and is then clipped to it
-MIN_SIDE_FRACTION = 1e-6  # a side thinner than this share of the image cannot be told from zero in float32
+ROUNDING_FRACTION = 1e-9  # of the frame: what float64 may be off by
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,19 @@ class FrameGeometry:
     frame: tuple[int, int]
 
     @classmethod
-    def centred(cls, original: tuple[int, int], resized: tuple[int, int], frame: tuple[int, int]) -> FrameGeometry:
-        """The resized image in the middle of the frame; an odd rest goes to the right and to the bottom of a crop."""
-        offset = (-((resized[0] - frame[0]) // 2), -((resized[1] - frame[1]) // 2))
+    def centred(
+        cls,
+        original: tuple[int, int],
+        resized: tuple[int, int],
+        frame: tuple[int, int],
+        rounding: Callable[[float], int] = math.floor,
+    ) -> FrameGeometry:
+        """The resized image in the middle of the frame.
+
+        Args:
+            rounding: of half a pixel, where an odd number is cut off; down, the rest goes to the right and bottom.
+        """
+        offset = (-rounding((resized[0] - frame[0]) / 2), -rounding((resized[1] - frame[1]) / 2))
         return cls(tuple(original), tuple(resized), offset, tuple(frame))
 
     @classmethod
@@ -85,7 +97,7 @@ class FrameGeometry:
             boxes_pixel_xyxy: (R, 4) boxes in original pixels, already checked (`pixel_boxes`).
         """
         scale, offset, frame = self._affine()
-        boxes = np.asarray(boxes_pixel_xyxy, dtype=np.float64).reshape(-1, 4)
+        boxes = to_numpy(boxes_pixel_xyxy).astype(np.float64).reshape(-1, 4)
         return ((boxes * scale + offset) / frame).astype(np.float32)
 
     def frame_fractions_to_boxes(self, boxes_fraction_xyxy: Any) -> np.ndarray:
@@ -95,17 +107,67 @@ class FrameGeometry:
             boxes_fraction_xyxy: (R, 4) fractions of the model frame.
         """
         scale, offset, frame = self._affine()
-        boxes = (np.asarray(boxes_fraction_xyxy, dtype=np.float64).reshape(-1, 4) * frame - offset) / scale
+        boxes = (to_numpy(boxes_fraction_xyxy).astype(np.float64).reshape(-1, 4) * frame - offset) / scale
         return np.clip(boxes, 0.0, np.array(self.original * 2, dtype=np.float64))
+
+    def points_to_frame_fractions(self, points_px: Any) -> np.ndarray:
+        """(R, 2) float64 fractions (x, y) of the model frame; outside [0, 1) only where the geometry crops.
+
+        Args:
+            points_px: (R, 2) points (x, y) in original pixels, already checked (`pixel_points`).
+        """
+        scale, offset, frame = (values[:2] for values in self._affine())
+        return (to_numpy(points_px).astype(np.float64).reshape(-1, 2) * scale + offset) / frame
+
+    def frame_fractions_to_points(self, points_fraction: Any) -> np.ndarray:
+        """(R, 2) float64 points (x, y) in original pixels; one in the padding moves to the nearest edge of the image.
+
+        Args:
+            points_fraction: (R, 2) fractions of the model frame.
+        """
+        scale, offset, frame = (values[:2] for values in self._affine())
+        points = (to_numpy(points_fraction).astype(np.float64).reshape(-1, 2) * frame - offset) / scale
+        return np.clip(points, 0.0, np.nextafter(np.array(self.original, dtype=np.float64), 0.0))  # x < width holds
+
+    def masks_to_frame(self, masks: Any) -> np.ndarray:
+        """(R, frame height, frame width) float32: the share of each frame pixel that each mask covers.
+
+        Args:
+            masks: (R, H, W) bool in original pixels.
+        """
+        width, height = self.frame
+        return mask_coverage(_stack_of(masks, self.original, "original image"), self, (height, width))
+
+    def masks_from_frame(self, frame_masks: Any, threshold: float = 0.5) -> np.ndarray:
+        """(R, H, W) bool masks in original pixels: where the bilinear share at a pixel's centre reaches `threshold`.
+
+        Outlines come back to a tenth of a frame pixel if `frame_masks` holds shares (`masks_to_frame`), to half of one
+        if it holds 0 and 1. Structures much thinner than a frame pixel are lost, and so is what was cropped away.
+
+        Args:
+            frame_masks: (R, frame height, frame width), bool or shares in [0, 1].
+            threshold: above 0, at most 1.
+        """
+        shares = _stack_of(frame_masks, self.frame, "model frame")
+        along_x = _bilinear_weights(*self.along_axis(0), self.frame[0])
+        along_y = _bilinear_weights(*self.along_axis(1), self.frame[1])
+        masks = np.zeros((len(shares), self.original[1], self.original[0]), dtype=bool)
+        for j, (share, (x0, y0, x1, y1)) in enumerate(zip(shares, mask_boxes(shares > 0).astype(int), strict=True)):
+            columns = self.pixels_between(0, x0 - 1, x1 + 1)  # a share reaches as far as the next frame pixel
+            rows = self.pixels_between(1, y0 - 1, y1 + 1)
+            part = share[y0:y1, x0:x1].astype(np.float32)
+            masks[j, rows, columns] = along_y[rows, y0:y1] @ part @ along_x[columns, x0:x1].T >= threshold
+        return masks
+
+    def pixels_between(self, axis: int, low: float, high: float) -> slice:
+        """The original pixels of which a part lies between two frame pixel positions along x (axis 0) or y (axis 1)."""
+        num_pixels, scale, offset, _ = self.along_axis(axis)
+        first = max(0, int(np.floor((low - offset) / scale + ROUNDING_FRACTION)))
+        return slice(first, max(first, min(num_pixels, int(np.ceil((high - offset) / scale - ROUNDING_FRACTION)))))
 
     def visible_pixels(self) -> tuple[slice, slice]:
         """(rows, columns) of the original image of which at least a part lies inside the frame."""
-        slices = []
-        for axis in (1, 0):
-            num_pixels, scale, offset, frame_px = self.along_axis(axis)
-            first = max(0, int(np.floor(-offset / scale + 1e-9)))
-            slices.append(slice(first, min(num_pixels, int(np.ceil((frame_px - offset) / scale - 1e-9)))))
-        return slices[0], slices[1]
+        return self.pixels_between(1, 0, self.frame[1]), self.pixels_between(0, 0, self.frame[0])
 
 
 def clip_to_frame(boxes_fraction_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,115 +177,7 @@ def clip_to_frame(boxes_fraction_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return clipped, is_visible
 
 
-# ---- checked user input -> original pixels
-
-
-def pixel_boxes(boxes: Any, box_format: str, image_size: tuple[int, int], image_index: int = 0) -> np.ndarray:
-    """(R, 4) float64 boxes (x0, y0, x1, y1) in original pixels, checked, and clipped to the image.
-
-    Args:
-        boxes: R boxes of one image as a list, an array or a tensor; empty for an image without regions.
-        box_format: "xyxy" or "xywh" in original pixels, or "cxcywh_fraction" (YOLO) in fractions of the original image.
-        image_size: (width, height) of the original image in pixels.
-        image_index: place of the image in the batch, for messages.
-
-    Raises:
-        ValueError: for a box of the wrong shape, not finite, inverted or empty, or outside the image.
-    """
-    if box_format not in BOX_FORMATS:
-        raise ValueError(f"box_format {box_format!r} is not known; it must be one of {', '.join(BOX_FORMATS)}.")
-    rows = _number_rows(boxes, 4, "box", image_index)
-    converted = _to_xyxy(rows, box_format, image_size)
-    width, height = image_size
-    low, high = -OUTSIDE_TOLERANCE_PX, np.array([width, height]) + OUTSIDE_TOLERANCE_PX
-    for j, (row, box) in enumerate(zip(rows, converted, strict=True)):
-        item = f"image {image_index}, region {j}: box {_show(row)} ({box_format})"
-        if not np.isfinite(row).all():
-            raise ValueError(f"{item} is not finite; all four numbers must be. Drop the region, or repair its source.")
-        if not (box[2:] > box[:2]).all():
-            raise ValueError(
-                f"{item} is inverted or empty; x1 must exceed x0 and y1 must exceed y0 (as xyxy it is {_show(box)}). "
-                f"If these numbers mean something else, name it: box_format is one of {', '.join(BOX_FORMATS)}."
-            )
-        if (box[:2] < low).any() or (box[2:] > high).any():
-            raise ValueError(
-                f"{item} lies outside the image of {width} x {height} pixels (as xyxy it is {_show(box)}); a box must "
-                "lie inside it. Clip the box, or give it in pixels of this original image, before any resizing."
-            )
-    clipped = np.clip(converted, 0.0, np.array([width, height, width, height], dtype=np.float64))
-    is_thin = ((clipped[:, 2:] - clipped[:, :2]) < MIN_SIDE_FRACTION * max(width, height)).any(axis=1)
-    if is_thin.any():
-        j = int(np.flatnonzero(is_thin)[0])
-        raise ValueError(
-            f"image {image_index}, region {j}: box {_show(rows[j])} ({box_format}) has no area inside the image of "
-            f"{width} x {height} pixels; each side must be at least {MIN_SIDE_FRACTION:g} of it. Use `points` for a "
-            "position without extent."
-        )
-    return clipped
-
-
-def pixel_points(points: Any, image_size: tuple[int, int], image_index: int = 0) -> np.ndarray:
-    """(R, 2) float64 points (x, y) in original pixels of one image, checked to lie inside it.
-
-    Raises:
-        ValueError: for a point of the wrong shape, not finite, or outside the image.
-    """
-    rows = _number_rows(points, 2, "point", image_index)
-    for j, row in enumerate(rows):
-        item = f"image {image_index}, region {j}: point {_show(row)}"
-        if not np.isfinite(row).all():
-            raise ValueError(f"{item} is not finite; x and y must be. Drop the point, or repair its source.")
-        if (row < 0).any() or (row >= np.array(image_size)).any():
-            raise ValueError(
-                f"{item} lies outside the image of {image_size[0]} x {image_size[1]} pixels; 0 <= x < width and 0 <= y "
-                "< height must hold. Give points as (x, y) in pixels of the original image."
-            )
-    return rows
-
-
-def check_masks(masks: Any, image_size: tuple[int, int], image_index: int = 0) -> np.ndarray:
-    """(R, H, W) bool masks of one image, checked to have the size of the image and at least one pixel each.
-
-    Args:
-        masks: (R, H, W) array, tensor, or list of (H, W); bool, or numbers that are all 0 or 1, or all 0 or 255.
-        image_size: (width, height) of the original image in pixels.
-        image_index: place of the image in the batch, for messages.
-    """
-    width, height = image_size
-    item = f"image {image_index}: masks"
-    arrays = [_to_numpy(mask) for mask in masks] if isinstance(masks, (list, tuple)) else _to_numpy(masks)
-    shapes = {array.shape for array in arrays} if isinstance(arrays, list) else set()
-    if len(shapes) > 1:
-        raise ValueError(f"{item} have different shapes {sorted(shapes)}; all must be (height, width) of the image.")
-    array = np.asarray(arrays)
-    if array.size == 0:
-        return np.zeros((0, height, width), dtype=bool)
-    if array.ndim != 3 or array.shape[1:] != (height, width):
-        raise ValueError(
-            f"{item} have shape {array.shape}; it must be (regions, height, width) = (R, {height}, {width}), the size "
-            "of the original image. Give one mask as mask[None]; resize a mask of another size to the image first."
-        )
-    if array.dtype != bool:
-        array = _binary(array, item)
-    is_empty = ~array.any(axis=(1, 2))
-    if is_empty.any():
-        j = int(np.flatnonzero(is_empty)[0])
-        raise ValueError(f"image {image_index}, region {j}: the mask has no pixel set; drop the region, it is nowhere.")
-    return array
-
-
-def _binary(array: np.ndarray, item: str) -> np.ndarray:
-    """The masks as bool, if their numbers are only 0 and 1, or only 0 and 255."""
-    top = array.max()
-    if top not in (0, 1, 255) or not ((array == 0) | (array == top)).all():
-        raise ValueError(
-            f"{item} are {array.dtype} with values up to {top}; they must be bool, or only 0 and 1, or only 0 and 255. "
-            "Split a label map into one mask per region: np.stack([label_map == k for k in np.unique(label_map)[1:]])."
-        )
-    return array != 0
-
-
-def _to_numpy(values: Any) -> np.ndarray:
+def to_numpy(values: Any) -> np.ndarray:
     """The values as a numpy array, also from a tensor on any device and of any floating type."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
@@ -231,44 +185,19 @@ def _to_numpy(values: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-def _number_rows(values: Any, num_columns: int, what: str, image_index: int) -> np.ndarray:
-    """(R, num_columns) float64; the first row of another shape, or not made of numbers, is named in a ValueError."""
-    rows = values if isinstance(values, Sequence) and not isinstance(values, str) else _to_numpy(values)
-    plural = what + ("es" if what == "box" else "s")
-    if isinstance(rows, np.ndarray) and rows.ndim != 2 and rows.size:
-        raise ValueError(f"image {image_index}: {plural} have shape {rows.shape}; it must be (regions, {num_columns}).")
-    checked = []
-    for j, row in enumerate(rows):
-        try:
-            numbers = np.asarray(_to_numpy(row), dtype=np.float64)
-        except (TypeError, ValueError):
-            numbers = np.empty(0)
-        if numbers.shape != (num_columns,):
-            raise ValueError(
-                f"image {image_index}, region {j}: {what} {row!r} must be {num_columns} numbers. Give one list of "
-                f"{num_columns}-number {plural} per image."
-            )
-        checked.append(numbers)
-    return np.stack(checked) if checked else np.zeros((0, num_columns))
-
-
-def _to_xyxy(rows: np.ndarray, box_format: str, image_size: tuple[int, int]) -> np.ndarray:
-    """The rows (R, 4) in original pixels as (x0, y0, x1, y1)."""
-    if box_format == "xyxy":
-        return rows
-    if box_format == "xywh":
-        return np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1)
-    size = np.array(image_size, dtype=np.float64)
-    centres, halves = rows[:, :2] * size, rows[:, 2:] * size / 2
-    return np.concatenate([centres - halves, centres + halves], axis=1)
-
-
-def _show(numbers: np.ndarray) -> str:
-    """The numbers as a short tuple for a message."""
-    return "(" + ", ".join(f"{number:g}" for number in numbers) + ")"
-
-
 # ---- coverage
+
+
+def _stack_of(masks: Any, size: tuple[int, int], of_what: str) -> np.ndarray:
+    """The masks as an array (R, height, width); a ValueError where that is not the (width, height) they must have."""
+    stack = to_numpy(masks)
+    if stack.ndim != 3 or stack.shape[1:] != (size[1], size[0]) or stack.dtype.kind not in "bf":
+        raise ValueError(
+            f"masks have shape {stack.shape} and type {stack.dtype}; they must be bool, or floating shares in [0, 1], "
+            f"of shape (regions, height, width) = (R, {size[1]}, {size[0]}), the size of the {of_what}. Give one mask "
+            "as mask[None]; read other forms by `mask_inputs.decode_masks`."
+        )
+    return stack
 
 
 def box_coverage(boxes_fraction_xyxy: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -300,7 +229,7 @@ def mask_coverage(masks: np.ndarray, geometry: FrameGeometry, grid: tuple[int, i
     """Share of each patch that each mask covers, by area, without resizing the mask: Wy @ mask @ Wx^T.
 
     Args:
-        masks: (R, H, W) bool in original pixels (`check_masks`).
+        masks: (R, H, W) in original pixels: bool (`mask_inputs.decode_masks`), or the share of each pixel.
         geometry: how the image lies in the frame.
         grid: (h, w) patches of the frame.
 
@@ -314,6 +243,21 @@ def mask_coverage(masks: np.ndarray, geometry: FrameGeometry, grid: tuple[int, i
         part = mask[y0:y1, x0:x1].astype(np.float32)  # lesions are small: only their own pixels are multiplied
         coverage[j] = along_y[:, y0:y1] @ part @ along_x[:, x0:x1].T
     return np.clip(coverage, 0.0, 1.0)
+
+
+def frame_mask_coverage(frame_masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Share of each patch that each mask in the frame covers: the mean over the patch.
+
+    Args:
+        frame_masks: (R, frame height, frame width), bool or shares (`FrameGeometry.masks_to_frame`).
+        grid: (h, w) patches of the frame; they must divide it.
+
+    Returns:
+        (R, h, w) float32 in [0, 1].
+    """
+    num_regions, height, width = frame_masks.shape
+    blocks = frame_masks.reshape(num_regions, grid[0], height // grid[0], grid[1], width // grid[1])
+    return blocks.mean(axis=(2, 4), dtype=np.float32)
 
 
 def _pixel_weights(num_pixels: int, scale: float, offset: float, frame_px: int, num_patches: int) -> np.ndarray:
@@ -343,31 +287,36 @@ def point_boxes(points_px: np.ndarray, geometry: FrameGeometry, patch_size: int)
     Returns:
         boxes (R, 4) float32, and (R,) bool: False where the point itself is cropped away.
     """
-    points = np.asarray(points_px, dtype=np.float64).reshape(-1, 2)
-    centres = geometry.boxes_to_frame_fractions(np.concatenate([points, points], axis=1))
-    half = np.tile(patch_size / 2 / np.array(geometry.frame, dtype=np.float64), 2) * [-1, -1, 1, 1]
-    boxes, _ = clip_to_frame((centres + half).astype(np.float32))
-    return boxes, ((centres[:, :2] >= 0) & (centres[:, :2] < 1)).all(axis=1)
+    centres = geometry.points_to_frame_fractions(points_px)
+    halves = patch_size / 2 / np.array(geometry.frame, dtype=np.float64)
+    boxes, _ = clip_to_frame(np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32))
+    is_inside = (centres > -ROUNDING_FRACTION) & (centres < 1 + ROUNDING_FRACTION)
+    return boxes, is_inside.all(axis=1)
 
 
 # ---- back to pixels
 
 
 def heat_to_pixels(heat: np.ndarray, geometry: FrameGeometry) -> np.ndarray:
-    """A patch map (h, w) read at the centre of every original pixel by bilinear interpolation.
+    """Patch maps (..., h, w) read at the centre of every original pixel by bilinear interpolation.
 
     Returns:
-        (H, W) float32 in original pixels, padding removed; NaN where the geometry cropped the image away.
+        (..., H, W) float32 in original pixels, padding removed; NaN where the geometry cropped the image away.
     """
-    along_x = _bilinear_weights(*geometry.along_axis(0), heat.shape[1])
-    along_y = _bilinear_weights(*geometry.along_axis(1), heat.shape[0])
+    along_x = _bilinear_weights(*geometry.along_axis(0), heat.shape[-1])
+    along_y = _bilinear_weights(*geometry.along_axis(1), heat.shape[-2])
     return along_y @ np.asarray(heat, dtype=np.float32) @ along_x.T
 
 
 def _bilinear_weights(num_pixels: int, scale: float, offset: float, frame_px: int, num_cells: int) -> np.ndarray:
-    """(num_pixels, num_cells) float32 weights of the two nearest cell centres; NaN rows outside the frame."""
+    """(num_pixels, num_cells) float32 weights of the two nearest cell centres; NaN rows outside the frame.
+
+    Cells wholly in the padding have no weight: the image's border takes nothing from beyond it.
+    """
     centres = ((np.arange(num_pixels) + 0.5) * scale + offset) / frame_px  # fractions of the frame
-    position = np.clip(centres * num_cells - 0.5, 0, num_cells - 1)
+    first = max(0, int(np.floor(offset / frame_px * num_cells + ROUNDING_FRACTION)))
+    end = min(num_cells, int(np.ceil((offset + num_pixels * scale) / frame_px * num_cells - ROUNDING_FRACTION)))
+    position = np.clip(centres * num_cells - 0.5, first, end - 1)
     weights = np.clip(1 - np.abs(position[:, None] - np.arange(num_cells)), 0, 1).astype(np.float32)
     weights[(centres < 0) | (centres > 1)] = np.nan
     return weights

@@ -13,17 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .region_boxes import (
-    FrameGeometry,
-    box_coverage,
-    check_masks,
-    clip_to_frame,
-    mask_boxes,
-    mask_coverage,
-    pixel_boxes,
-    pixel_points,
-    point_boxes,
-)
+from .box_inputs import pixel_boxes, pixel_points
+from .mask_inputs import decode_masks, is_coded_mask
+from .region_boxes import FrameGeometry, box_coverage, clip_to_frame, mask_boxes, mask_coverage, point_boxes
 
 REGION_DIMS = {"boxes": 1, "masks": 2, "points": 1}  # kind of region -> dimensions of one region
 
@@ -62,9 +54,11 @@ def _grid(geometry: FrameGeometry, patch_size: int) -> tuple[int, int]:
 
 
 def _nesting(value: Any) -> int:
-    """How many dimensions deep lists and arrays are nested; the deepest branch counts."""
+    """How many dimensions deep lists and arrays are nested; the deepest branch counts, and a coded mask as an array."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim
+    if is_coded_mask(value):
+        return REGION_DIMS["masks"]
     if isinstance(value, (list, tuple)):
         return 1 + max((_nesting(item) for item in value), default=0)
     return 0
@@ -75,7 +69,7 @@ def _kind_per_image(given: dict[str, Any], num_images: int) -> list[tuple[str, A
     per_image = {kind: _per_image(kind, value, num_images) for kind, value in given.items()}
     chosen = []
     for i in range(num_images):
-        kinds = [kind for kind, values in per_image.items() if values[i] is not None and len(values[i])]
+        kinds = [kind for kind, values in per_image.items() if not _is_empty(values[i])]
         if len(kinds) > 1:
             raise ValueError(
                 f"image {i} has {' and '.join(kinds)}; an image has one kind of region. Give None for it in all but "
@@ -85,12 +79,19 @@ def _kind_per_image(given: dict[str, Any], num_images: int) -> list[tuple[str, A
     return chosen
 
 
+def _is_empty(regions: Any) -> bool:
+    """Whether an image has no regions of a kind: None, or a list or array without any."""
+    return regions is None or (isinstance(regions, (list, tuple, np.ndarray, torch.Tensor)) and len(regions) == 0)
+
+
 def _per_image(kind: str, value: Any, num_images: int) -> list[Any]:
     """The regions of each image; for one image the outer list may be missing."""
     if not isinstance(value, (list, tuple, np.ndarray, torch.Tensor)):
-        raise ValueError(f"{kind} is a {type(value).__name__}; it must be one list of regions per image.")
+        raise ValueError(
+            f"{kind} is a {type(value).__name__}; it must be one list of regions per image. Wrap it: {kind}=[[...]]."
+        )
     is_nested = _nesting(value) > REGION_DIMS[kind] + 1 or any(item is None for item in value)
-    holds_only_empty = len(value) > 0 and all(hasattr(item, "__len__") and len(item) == 0 for item in value)
+    holds_only_empty = len(value) > 0 and all(_is_empty(item) for item in value)
     if not is_nested and not holds_only_empty and num_images == 1:
         return [value]
     if not is_nested and not holds_only_empty and len(value):
@@ -118,10 +119,10 @@ def _find_regions(
     grid = _grid(geometry, patch_size)
     coverage = None
     if kind == "masks":
-        seen = _visible_masks(check_masks(value, geometry.original, image_index), geometry)
-        boxes, _ = clip_to_frame(geometry.boxes_to_frame_fractions(mask_boxes(seen)))
+        seen = _visible_masks(decode_masks(value, geometry.original, image_index), geometry)
+        boxes, has_box = clip_to_frame(geometry.boxes_to_frame_fractions(mask_boxes(seen)))
         coverage = mask_coverage(seen, geometry, grid)
-        is_visible = coverage.any(axis=(1, 2))
+        is_visible = coverage.any(axis=(1, 2)) & has_box
     elif kind == "points":
         points = pixel_points(value, geometry.original, image_index)
         boxes, is_visible = point_boxes(points, geometry, patch_size)

@@ -23,12 +23,12 @@ from regionmed_clip.processing.corpus.box_noise import MAX_BOX_NOISE
 RECIPES_FOLDER = Path(__file__).resolve().parent / "recipes"
 DEFAULT_RECIPE = RECIPES_FOLDER / "quickstart.yaml"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-EVALUATION_TASKS = ("retrieval", "zero_shot", "region")
+EVALUATION_TASKS = ("retrieval", "zero_shot", "region", "proposals")
 PARAMETER_GROUPS = ("vision", "text", "roi")
 TEXT_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
-LOSS_TERMS = (*TEXT_TERMS, "proposals")
+LOSS_TERMS = (*TEXT_TERMS, "proposals", "region_distillation")
 REGION_TERMS = ("region_text", "image_region_text", "fused_image_text", "proposals")  # they need annotated regions
-ROI_TERMS = ("region_text", "fused_image_text", "proposals")  # they train a part of the ROI processing
+ROI_TERMS = ("region_text", "fused_image_text", "proposals", "region_distillation")  # they train ROI processing
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Evaluation:
-    tasks: tuple[str, ...] = EVALUATION_TASKS
+    tasks: tuple[str, ...] = ("retrieval", "zero_shot", "region")  # proposals only where a stage trains them
     split: str = "test"
     batch_size: int = 64
 
@@ -132,6 +132,21 @@ class Evaluation:
         is_known = bool(self.tasks) and set(self.tasks) <= set(EVALUATION_TASKS)
         _require(where, "tasks", self.tasks, is_known, f"at least one of {', '.join(EVALUATION_TASKS)}")
         _require(where, "batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The boxes that the term `region_distillation` draws in every image, anew at every step."""
+
+    regions: int = 8
+    min_side: float = 0.2  # of the frame's side; at least a patch and a half
+    max_side: float = 0.6
+
+    def check(self, where: str) -> None:
+        """Raises a ValueError for boxes that could not be drawn."""
+        _require(where, "regions", self.regions, self.regions >= 1, "at least 1")
+        _require(where, "max_side", self.max_side, 0 < self.max_side <= 1, "above 0 and at most 1")
+        _require(where, "min_side", self.min_side, 0 < self.min_side <= self.max_side, "above 0 and at most max_side")
 
 
 @dataclass(frozen=True)
@@ -155,6 +170,7 @@ class Recipe:
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    distillation: Distillation = field(default_factory=Distillation)
     model: dict[str, Any] = field(default_factory=dict)  # fields of RegionMedClipConfig
     stages: tuple[Stage, ...] = ()
 
@@ -172,7 +188,7 @@ class Recipe:
         _require(where, "seed", self.seed, self.seed >= 0, "at least 0")
         is_count = self.num_processes is None or self.num_processes >= 1
         _require(where, "num_processes", self.num_processes, is_count, "at least 1, or null for any")
-        for part in ("tokenizer", "optimizer", "evaluation"):
+        for part in ("tokenizer", "optimizer", "evaluation", "distillation"):
             getattr(self, part).check(f"{where}: {part}")
         if not self.data:
             raise ValueError(
@@ -192,6 +208,11 @@ class Recipe:
         """Optimiser steps of all stages together."""
         return sum(stage.steps for stage in self.stages)
 
+    @property
+    def loss_terms(self) -> frozenset[str]:
+        """The terms that at least one stage computes."""
+        return frozenset(term for stage in self.stages for term in stage.loss_weights)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for YAML and JSON."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -202,6 +223,8 @@ class Recipe:
         undecisive |= {"log_sample_ids", "preparation_workers"}
         if self.box_noise == 0:
             undecisive.add("box_noise")  # it is younger than checkpoints without it
+        if "region_distillation" not in self.loss_terms:
+            undecisive.add("distillation")
         fields = {key: value for key, value in self.to_dict().items() if key not in undecisive}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

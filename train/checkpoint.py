@@ -2,6 +2,7 @@
 
 A checkpoint is the folder `step_00000123` with the model (safetensors), the optimiser (tensors and primitives, read
 with weights_only=True) and `state.json`. Random states are not in it: a step's random numbers follow from its seed.
+Beside them lies the teacher of a label-free stage while that stage runs.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -39,9 +41,7 @@ def save_checkpoint(
     if temporary.exists():
         shutil.rmtree(temporary)
     temporary.mkdir(parents=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary / "model.safetensors"
-    )
+    save_file(_tensors_of(model), temporary / "model.safetensors")
     torch.save(optimizer.state_dict(), temporary / "optimizer.pt")
     (temporary / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
     for file in temporary.iterdir():
@@ -53,6 +53,41 @@ def save_checkpoint(
     for old in list_checkpoints(folder)[:-num_kept]:
         shutil.rmtree(old)
     return path
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def save_teacher(path: Path, teacher: nn.Module, facts: dict[str, str]) -> None:
+    """Writes the weights of a stage's teacher, and the facts by which they are known again, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(TEMPORARY_SUFFIX)
+    save_file(_tensors_of(teacher), temporary, metadata=facts)
+    _flush_to_disk(temporary)
+    temporary.replace(path)
+    _flush_to_disk(path.parent)
+
+
+def load_teacher(path: Path, teacher: nn.Module, facts: dict[str, str]) -> None:
+    """Loads the weights that `save_teacher` wrote into `teacher`.
+
+    Raises:
+        ValueError: if there are none, or those of other facts.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing; a stage of region_distillation cannot be resumed in its middle without its teacher. "
+            "Restore the file, or train again into another --output_dir."
+        )
+    with safe_open(path, framework="pt") as file:
+        found = file.metadata()
+    if found != facts:
+        raise ValueError(
+            f"{path} holds the teacher of {found}, this run needs that of {facts}; restore the right file, or train "
+            "again into another --output_dir."
+        )
+    teacher.load_state_dict(load_file(path))
 
 
 def write_whole(path: Path, text: str) -> None:

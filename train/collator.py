@@ -97,7 +97,10 @@ class Collator:
         """One batch; R is the largest number of chosen regions, at least 1, U at least 1."""
         samples = [sample for sample, _ in chosen]
         captions = UniqueTexts()
-        text_index = [captions.row(sample.caption, sample.caption_key) for sample in samples]
+        text_index = [
+            -1 if sample.caption_key == NO_TEXT_KEY else captions.row(sample.caption, sample.caption_key)
+            for sample in samples
+        ]
         input_ids, attention_mask, text_keys = self._encode(captions)
         frames = torch.from_numpy(np.stack([sample.frame for sample in samples]))  # (B, 3, S, S) uint8
         return {

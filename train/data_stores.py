@@ -41,6 +41,10 @@ class SampleStore(Protocol):
         """Every sample as an example of the corpus whose image is the frame itself."""
         ...
 
+    def text_keys(self) -> Iterator[tuple[int, Sequence[int]]]:
+        """(key of the caption, keys of the regions' texts) of every sample; see `StoredSample`."""
+        ...
+
     def texts(self) -> Iterator[str]:
         """Every caption and region text, in order, with repetitions."""
         ...
@@ -78,6 +82,10 @@ class MixtureStore:
     def examples(self) -> Iterator[dict[str, Any]]:
         """Every sample once as an example of the corpus, store by store."""
         return chain.from_iterable(store.examples() for store in self._stores)
+
+    def text_keys(self) -> Iterator[tuple[int, Sequence[int]]]:
+        """(key of the caption, keys of the regions' texts) of every sample, store by store."""
+        return chain.from_iterable(store.text_keys() for store in self._stores)
 
     def texts(self) -> Iterator[str]:
         """Every caption and region text once, store by store."""

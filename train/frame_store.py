@@ -19,6 +19,8 @@ from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 from tqdm import tqdm
 
+from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
+from regionmed_clip.processing.corpus.captions import write_caption
 from regionmed_clip.processing.corpus.data_spec import num_examples, parse_data_spec, stream_examples
 from regionmed_clip.processing.corpus.shown_image import shown_image
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
@@ -42,7 +44,10 @@ STORE_FEATURES = Features(
 
 @dataclass(frozen=True)
 class StoredSample:
-    """One prepared image: frame (3, S, S) uint8; boxes (R, 4) float32 fractions of the frame; texts with keys."""
+    """One prepared image: frame (3, S, S) uint8; boxes (R, 4) float32 fractions of the frame; texts with keys.
+
+    `caption_key` is `NO_TEXT_KEY` where nothing but the kind of image is known.
+    """
 
     sample_id: str
     frame: np.ndarray
@@ -64,13 +69,23 @@ def sample_from_example(example: Mapping[str, Any], image_processor: RegionMedCl
         sample_id=example["image_id"],
         frame=frame,
         caption=example["caption"],
-        caption_key=example["caption_key"],
+        caption_key=NO_TEXT_KEY if is_caption_bare(example) else example["caption_key"],
         boxes=geometry.boxes_to_frame_fractions(boxes).astype(np.float32),
         region_texts=tuple(region["description"] for region in regions),
         region_keys=tuple(region["key"] for region in regions),
         region_findings=tuple("" if region["is_negated"] else region["finding"] for region in regions),
         source=example["source"],
     )
+
+
+def is_caption_bare(example: Mapping[str, Any]) -> bool:
+    """Whether the caption states no more than what kind of image it is, so that it is true of others of the kind too.
+
+    It is what the templates write where neither caption nor regions were given.
+    """
+    if example["regions"]:
+        return False
+    return example["caption"] == write_caption(example["modality"], example["view"], (), anatomy=example["anatomy"])
 
 
 def example_from_sample(sample: StoredSample) -> dict[str, Any]:
@@ -180,6 +195,12 @@ class FrameStore:
         """The samples as examples of the corpus; see `example_from_sample`."""
         for index in range(len(self)):
             yield example_from_sample(self.samples([index])[0])
+
+    def text_keys(self) -> Iterator[tuple[int, Sequence[int]]]:
+        """(key of the caption, keys of the regions' texts) of every sample, in order; images are not touched."""
+        for batch in self._table.select_columns(["caption_key", "region_keys"]).iter(batch_size=1024):
+            for row in batch.to_pylist():
+                yield row["caption_key"], row["region_keys"]
 
     def texts(self) -> Iterator[str]:
         """Every caption and region text of the split, in order, with repetitions; images are not touched."""

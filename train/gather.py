@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY, first_occurrence_mask
+from modeling_regionmed_clip.loss_regionmed_clip import DISTILLATION_INPUTS, NO_TEXT_KEY, first_occurrence_mask
 
 FINGERPRINT_BASE = 0x9E3779B97F4A7C15 - (1 << 64)  # the 64-bit golden ratio, as a signed integer
 
@@ -86,7 +86,8 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
     """The global batch from each process's share, each distinct text once, as `contrastive_terms` takes it.
 
     Args:
-        local: this process's rows; the keys of `contrastive_terms`, and of `proposal_loss`.
+        local: this process's rows; the keys of `contrastive_terms`, of `proposal_loss` and of
+            `region_distillation_loss`.
         fingerprints: `text` (T,) and, with regions, `region_text` (U,) int64 from `text_fingerprints`.
     """
     if not is_distributed():
@@ -94,7 +95,7 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
             f"{name}_mask": first_occurrence_mask(rows, local[f"{name}_mask"]) for name, rows in fingerprints.items()
         }
         return local | masks  # texts that differ only where the tokenizer does not look are one text
-    batch = {name: gather_rows(local[name]) for name in ("image", "image_keys") if name in local}
+    batch = {name: gather_rows(local[name]) for name in ("image", "image_keys", *DISTILLATION_INPUTS) if name in local}
     if "proposal_logits" in local:
         batch |= {name: gather_rows(local[name]) for name in ("proposal_logits", "proposal_boxes")}
         batch["target_boxes"] = gather_rows(_widen(local["target_boxes"], 0.0))

@@ -23,6 +23,7 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 
 from .arguments import CommandLine, Recipe, plain_clip_recipe
 from .checkpoint import refuse_other_run, write_whole
+from .data_needs import refuse_missing_texts, refuse_small_boxes
 from .data_stores import SampleStore, open_data, prepare_data
 from .launch import agree_on_output_dir, check_processes, settle_network, use_all_cores
 from .precision import resolve_precision
@@ -80,6 +81,7 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     check_processes(recipe, accelerator.num_processes)
     use_all_cores(accelerator)
     image_processor = _build_image_processor(recipe)
+    refuse_small_boxes(recipe, build_config(recipe))
     _check_splits(recipe)
     output_dir = agree_on_output_dir(command_line, accelerator)
     cache = output_dir / "cache"
@@ -91,7 +93,10 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
         prepare_data(spec, TRAINING_SPLIT, cache, image_processor, recipe.preparation_workers)
     accelerator.wait_for_everyone()
     store = open_data(spec, TRAINING_SPLIT, cache, image_processor)
-    processor = RegionMedClipProcessor(image_processor, _build_tokenizer(recipe, store))
+    for planned in (recipe, plain_clip_recipe(recipe)) if recipe.baseline else (recipe,):
+        refuse_missing_texts(planned, store.text_keys())
+    full_length = build_config(recipe).text_pooling == "last"
+    processor = RegionMedClipProcessor(image_processor, _build_tokenizer(recipe, store), full_length)
 
     def train(run_recipe: Recipe, folder: Path) -> RegionMedClipModel:
         model = build_model(run_recipe, processor)
@@ -166,18 +171,13 @@ def _refuse_unknown_keys(recipe_name: str, fields: dict[str, Any]) -> None:
 def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedClipModel:
     """A model with random weights drawn from the recipe's seed, the same on every process."""
     config = build_config(recipe, processor.tokenizer)
-    longest = getattr(config.text_config, "max_position_embeddings", None)
-    if longest is not None and longest < processor.tokenizer.model_max_length:
+    try:
+        processor.check_text_tower(config.to_dict())
+    except ValueError as error:
         raise ValueError(
-            f"recipe {recipe.name!r}: texts may have {processor.tokenizer.model_max_length} tokens, and the text tower "
-            f"has {longest} positions; lower tokenizer.max_length or raise model.text_config.max_position_embeddings."
-        )
-    end = config.text_config.eos_token_id
-    if config.text_pooling == "eos" and end not in processor.encode_texts(["a text"])["input_ids"]:
-        raise ValueError(
-            f"recipe {recipe.name!r}: text_pooling is 'eos' and the tokenizer puts no end token (id {end}) after a "
-            "text, so all texts would be pooled at one place; take another tokenizer, or model.text_pooling=mean."
-        )
+            f"recipe {recipe.name!r}: {error} A recipe sets these by tokenizer.source, tokenizer.max_length, "
+            "model.text_config and model.text_pooling."
+        ) from error
     set_seed(recipe.seed)
     return RegionMedClipModel(config)
 

@@ -11,6 +11,7 @@ REGION_CHOICE_STREAM = 1  # keeps the draws of regions apart from the draws of t
 DROPOUT_STREAM = 2
 MIXTURE_STREAM = 3
 BOX_NOISE_STREAM = 4
+DISTILLATION_STREAM = 5
 BLOCKS_OF_WINDOW = 8  # so many blocks of a corpus are shuffled together from the second epoch on
 ROUND_SIZE = 1000  # positions after which the shares of a mixture are exact
 

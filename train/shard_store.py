@@ -11,18 +11,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
 from regionmed_clip.processing.corpus.built_corpus import BuiltCorpus
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 
-from .frame_store import StoredSample, example_from_sample, sample_from_example
+from .frame_store import StoredSample, example_from_sample, is_caption_bare, sample_from_example
 from .sample_order import BlockOrder
 
 _IN_REGION = "regions.list.element."  # as Parquet names the leaves of a list of dicts
+STUDY_COLUMNS = ("modality", "view", "anatomy")
 SAMPLE_COLUMNS = (
-    *("image.bytes", "image_id", "window", "source", "caption", "caption_key"),
+    *("image.bytes", "image_id", "window", "source", "caption", "caption_key", *STUDY_COLUMNS),
     *(_IN_REGION + name for name in ("box", "description", "key", "finding", "is_negated")),
 )
 TEXT_COLUMNS = ("caption", f"{_IN_REGION}description")
+KEY_COLUMNS = ("caption", "caption_key", *STUDY_COLUMNS, f"{_IN_REGION}key")
 CACHE_BYTES = 256 << 20  # of row groups kept by one process
 
 
@@ -74,6 +77,12 @@ class ShardStore:
         """The samples as examples of the corpus; see `example_from_sample`."""
         for index in range(len(self)):
             yield example_from_sample(self.samples([index])[0])
+
+    def text_keys(self) -> Iterator[tuple[int, Sequence[int]]]:
+        """(key of the caption, keys of the regions' texts) of every sample, in order; images are not touched."""
+        for row in self._corpus.rows(self._split, columns=KEY_COLUMNS):
+            caption_key = NO_TEXT_KEY if is_caption_bare(row) else row["caption_key"]
+            yield caption_key, [region["key"] for region in row["regions"]]
 
     def texts(self) -> Iterator[str]:
         """Every caption and region text of the split, in order, with repetitions; images are not touched."""

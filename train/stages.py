@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from modeling_regionmed_clip import RegionMedClipModel
+from modeling_regionmed_clip.towers import POOLING_LAYERS
 
 from .arguments import TEXT_TERMS, Optimizer, Recipe, Stage
 
 GLOBAL_TERMS = ("image_text", "image_region_text", "fused_image_text")
-REGION_EMBEDDING_TERMS = ("region_text", "fused_image_text")
+REGION_EMBEDDING_TERMS = ("region_text", "fused_image_text", "region_distillation")
 
 
 def stage_at(recipe: Recipe, step: int) -> tuple[int, int]:
@@ -34,9 +35,9 @@ def is_trained(name: str, stage: Stage) -> bool:
         return rest in terms
     if part in ("text_model", "text_projection"):
         return modes.text == "full" and any(term in terms for term in TEXT_TERMS)
-    if part == "vision_model":
+    if part == "vision_model" and rest.partition(".")[0] not in POOLING_LAYERS:
         return modes.vision == "full"
-    if part == "visual_projection":
+    if part in ("vision_model", "visual_projection"):  # a pooling layer is like the projection: regions pass it by
         return modes.vision == "full" and any(term in terms for term in GLOBAL_TERMS)
     if part == "region_fusion":
         return modes.roi == "full" and "fused_image_text" in terms

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,21 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from modeling_regionmed_clip import RegionMedClipModel, RegionMedClipOutput
-from modeling_regionmed_clip.loss_regionmed_clip import LossTerm, loss_inputs
+from modeling_regionmed_clip.loss_regionmed_clip import (
+    DISTILLATION_INPUTS,
+    LossTerm,
+    loss_inputs,
+    region_distillation_loss,
+)
+from modeling_regionmed_clip.region_pooling import box_coverage
+from modeling_regionmed_clip.towers import grid_of, read_patches
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
 from .arguments import REGION_TERMS, TEXT_TERMS, Recipe, Stage
 from .checkpoint import RunState, list_checkpoints, load_model_weights, load_optimizer, read_state, save_checkpoint
 from .collator import Collator, PositionedSamples, load_batches
 from .data_stores import SampleStore
+from .distillation import Distiller, build_distiller
 from .gather import gather_loss_inputs, text_fingerprints
 from .metrics_log import MetricsLog
 from .sample_order import rank_positions, step_seed
@@ -47,6 +56,13 @@ def eager_attention_on_cpu(model: RegionMedClipModel) -> Iterator[None]:
         model.set_attn_implementation(parts)
 
 
+@dataclass
+class StageOutput(RegionMedClipOutput):
+    """What the model gives, and `distilled_embeds` (B, R, D) float, embeddings of a label-free stage's boxes."""
+
+    distilled_embeds: Tensor | None = None
+
+
 class StageModel(nn.Module):
     """The model as one stage trains it: Accelerate patches this shell's forward and leaves the model's own alone.
 
@@ -57,9 +73,17 @@ class StageModel(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, **tensors: Tensor) -> RegionMedClipOutput:
-        """What the model gives, in float32."""
-        return self.model(**tensors)
+    def forward(self, distilled_boxes: Tensor | None = None, **tensors: Tensor) -> StageOutput:
+        """What the model gives, in float32; and embeddings of `distilled_boxes` (B, R, 4), fused nowhere."""
+        output = self.model(**tensors)
+        if distilled_boxes is None:
+            return StageOutput(**output)
+        config, tower = self.model.config, self.model.vision_model
+        grid = grid_of(config.vision_config, tensors["pixel_values"])
+        patches, _ = read_patches(tower, output.vision_model_output, grid, config.image_pooling)
+        coverage = box_coverage(distilled_boxes, grid).flatten(2)
+        embeds = self.model.roi_processor(patches, distilled_boxes, coverage, grid)
+        return StageOutput(**output, distilled_embeds=embeds)
 
 
 class Trainer:
@@ -84,6 +108,7 @@ class Trainer:
         self.collator = Collator(processor)
         self.samples = PositionedSamples(store, store.order(recipe.seed), recipe.max_regions, recipe.box_noise)
         self.fingerprint = identity
+        self.distiller: Distiller | None = None  # of the stage that is running
 
     def train(self, resume: bool) -> None:
         """Runs the stages to the end, from the last checkpoint if `resume` and there is one."""
@@ -116,9 +141,14 @@ class Trainer:
         """Trains from `step` to the end of its stage; gives the step after it."""
         index, first_step = stage_at(self.recipe, step)
         stage = self.recipe.stages[index]
+        teacher_path = self.checkpoints / f"teacher_{first_step:08d}.safetensors"
+        is_resumed = step > first_step
+        self.distiller = build_distiller(
+            self.model, stage, self.recipe, self.accelerator, teacher_path, self.fingerprint, is_resumed
+        )
         trained = set_trained_parameters(self.model, stage)
         optimizer = build_optimizer(trained, stage, self.recipe.optimizer)
-        if checkpoint is not None and step > first_step:
+        if checkpoint is not None and is_resumed:
             load_optimizer(checkpoint, optimizer)
         wrapped = self.accelerator.prepare_model(StageModel(self.model))
         self.model.train()
@@ -138,6 +168,8 @@ class Trainer:
             if step % self.recipe.checkpoint_every_steps == 0 or step == last_step:
                 self._save(step, stage, optimizer)
         self.accelerator.free_memory()
+        if self.distiller is not None and self.accelerator.is_main_process:
+            teacher_path.unlink()  # the checkpoint of the stage's end needs it no more
         return step
 
     def _batches(self, step: int, last_step: int) -> Iterator[Batch]:
@@ -169,7 +201,7 @@ class Trainer:
         for group in optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(step_seed(self.recipe.seed, step, self._rank))
-        terms = self._global_terms(wrapped, stage, batch)
+        terms = self._global_terms(wrapped, stage, batch, step)
         loss = torch.stack([stage.loss_weights[name] * term.loss for name, term in terms.items()]).sum()
         self._refuse_non_finite({f"loss term {name}": term.loss for name, term in terms.items()}, stage, batch, step)
         optimizer.zero_grad(set_to_none=True)
@@ -180,7 +212,7 @@ class Trainer:
         self.model.temperatures.clamp_()
         return terms, loss.detach(), gradient_norm
 
-    def _global_terms(self, wrapped: nn.Module, stage: Stage, batch: Batch) -> dict[str, LossTerm]:
+    def _global_terms(self, wrapped: nn.Module, stage: Stage, batch: Batch, step: int) -> dict[str, LossTerm]:
         """The stage's loss terms over the batches of all processes."""
         terms = stage.loss_weights
         tensors = {key: value.to(self.accelerator.device) for key, value in batch.items() if key != "sample_id"}
@@ -189,7 +221,8 @@ class Trainer:
         if not any(term in terms for term in TEXT_TERMS):
             tensors = {key: value for key, value in tensors.items() if key in IMAGE_TENSORS}
         bookkeeping = {name: tensors.pop(name, None) for name in BOOKKEEPING_TENSORS}
-        output = wrapped(**tensors)
+        drawn = None if self.distiller is None else self.distiller.boxes(step)
+        output = wrapped(**tensors, distilled_boxes=drawn)
         local, fingerprints = {}, {}
         if output.text_embeds is not None:
             local = loss_inputs(output, tensors.get("region_mask"), **bookkeeping)
@@ -201,7 +234,14 @@ class Trainer:
         if "proposals" in terms:
             regions = tensors["region_boxes"], tensors["region_mask"]
             local |= self.model.proposal_inputs(output, tensors["pixel_values"], *regions)
-        return self.model.compute_terms(gather_loss_inputs(local, fingerprints), tuple(terms))
+        if self.distiller is not None:
+            targets = self.distiller.targets(tensors["pixel_values"], drawn)
+            local |= dict(zip(DISTILLATION_INPUTS, (output.distilled_embeds, *targets)))
+        gathered = gather_loss_inputs(local, fingerprints)
+        found = self.model.compute_terms(gathered, tuple(term for term in terms if term != "region_distillation"))
+        if self.distiller is not None:
+            found["region_distillation"] = region_distillation_loss(*(gathered[name] for name in DISTILLATION_INPUTS))
+        return found
 
     def _refuse_non_finite(self, values: dict[str, Tensor], stage: Stage, batch: Batch, step: int) -> None:
         for name, value in values.items():

@@ -56,8 +56,8 @@ def counterfactual_hits(
     """
     if len(regions) != embedded.num_regions:
         raise ValueError(
-            f"{len(regions)} regions for {embedded.num_regions} embedded ones; every region must lie inside the model's "
-            "frame. Use a processor whose geometry pads."
+            f"{len(regions)} regions for {embedded.num_regions} embedded ones; every region must lie inside the frame "
+            "of the model. Use a processor whose geometry pads."
         )
     row_of_text = {text: row for row, text in enumerate(embedded.region_texts)}
     queries, hits, sizes = [], [], []

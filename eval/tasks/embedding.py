@@ -58,7 +58,7 @@ def embed_readings(
     rows = SplitRows(readings)
     bar = tqdm(desc="embed images", unit="img", disable=not progress, leave=False)
     with evaluating(model), bar:
-        for batch in _batched(examples, batch_size):
+        for batch in batched(examples, batch_size):
             images = [PreparedExample.read(example, processor.image_processor, "crop" in readings) for example in batch]
             rows.add_images(images, *_encode_images(model, processor.image_processor, images, readings, device))
             bar.update(len(batch))
@@ -103,7 +103,7 @@ def _encode_images(
     model: Any, image_processor: Any, images: Sequence[PreparedExample], readings: Sequence[str], device: Any
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(B, D) image embeddings and, for each reading, the (sum of R, D) embeddings of all regions in order."""
-    pixels = _normalized(image_processor, [image.frame for image in images], device)
+    pixels = normalized(image_processor, [image.frame for image in images], device)
     image_embeds, regions = None, {}
     for reading in readings:
         if reading != "crop":
@@ -164,12 +164,12 @@ def _encode_crops(
     crops = [crop for image in images for crop in image.crops]
     parts = [np.zeros((0, width), dtype=np.float32)]
     for start in range(0, len(crops), max(len(images), 16)):
-        pixels = _normalized(image_processor, crops[start : start + max(len(images), 16)], device)
+        pixels = normalized(image_processor, crops[start : start + max(len(images), 16)], device)
         parts.append(_unit(model.get_image_features(pixel_values=pixels).pooler_output))
     return np.concatenate(parts)
 
 
-def _normalized(image_processor: Any, frames: Sequence[np.ndarray], device: Any) -> Tensor:
+def normalized(image_processor: Any, frames: Sequence[np.ndarray], device: Any) -> Tensor:
     """(B, 3, H, W) float32 pixel values of uint8 frames."""
     return image_processor.normalize_frames(torch.from_numpy(np.stack(frames))).to(device)
 
@@ -180,7 +180,7 @@ def _unit(embeds: Tensor) -> np.ndarray:
     return (embeds / embeds.norm(dim=-1, keepdim=True).clamp_min(1e-12)).cpu().numpy()
 
 
-def _batched(examples: Iterable[Mapping[str, Any]], batch_size: int) -> Iterator[list[Mapping[str, Any]]]:
+def batched(examples: Iterable[Mapping[str, Any]], batch_size: int) -> Iterator[list[Mapping[str, Any]]]:
     """Lists of at most `batch_size` examples, in order."""
     batch: list[Mapping[str, Any]] = []
     for example in examples:

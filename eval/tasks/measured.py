@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from regionmed_clip.eval.results import PROTOCOL_KEYS, Result
-from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,17 @@ class Stratum:
     is_member: np.ndarray
 
 
-def iter_strata(embedded: EmbeddedSplit) -> Iterator[Stratum]:
+class HasImages(Protocol):
+    """A split of `num_images` N images with their sources and modalities, each (N,) str."""
+
+    image_sources: np.ndarray
+    image_modalities: np.ndarray
+
+    @property
+    def num_images(self) -> int: ...  # noqa: D102
+
+
+def iter_strata(embedded: HasImages) -> Iterator[Stratum]:
     """The whole, then every source (where there are several), then every modality of a source with several."""
     yield Stratum(None, None, np.ones(embedded.num_images, dtype=bool))
     sources = sorted(set(embedded.image_sources.tolist()))

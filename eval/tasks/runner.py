@@ -15,6 +15,7 @@ from regionmed_clip.eval.tasks.colour_probe import measure_colour_probe
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding import embed_examples, embed_readings, embed_texts
 from regionmed_clip.eval.tasks.measured import Measured, RunContext, choose_better
+from regionmed_clip.eval.tasks.proposals import measure_proposals, propose_examples
 from regionmed_clip.eval.tasks.region import measure_region
 from regionmed_clip.eval.tasks.retrieval import measure_retrieval
 from regionmed_clip.eval.tasks.zero_shot import measure_zero_shot
@@ -30,7 +31,7 @@ __all__ = [
     "run_tasks",
 ]
 
-TASKS = ("retrieval", "zero_shot", "region")
+TASKS = ("retrieval", "zero_shot", "region", "proposals")
 PLAIN_READINGS = ("dense_mean", "crop")
 Examples = Iterable[Mapping[str, Any]]
 
@@ -64,6 +65,9 @@ def run_tasks(
     measured = _measure_global(model, processor, embedded, tasks, context.seed, device)
     if "region" in tasks:
         measured.extend(measure_region(embedded, seed=context.seed))
+    if "proposals" in tasks:
+        proposed = propose_examples(model, processor, examples, batch_size=batch_size, device=device, progress=progress)
+        measured.extend(measure_proposals(proposed, seed=context.seed))
     return _outcome(measured, embedded, model_name, context)
 
 

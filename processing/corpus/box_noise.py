@@ -58,21 +58,15 @@ def jitter_boxes(
 def jitter_example(example: Mapping[str, Any], share: float, seed: int) -> dict[str, Any]:
     """The example of a corpus with its regions' boxes moved, decided by `seed` and its image id; texts are untouched.
 
-    Boxes are original pixels, stay inside the image and measure at least one pixel; masks would not follow and must be
-    absent (ValueError).
+    Boxes are original pixels, stay inside the image and measure at least one pixel. Masks would not follow: the moved
+    regions have none.
     """
     regions = example["regions"]
-    if any(region.get("mask") is not None for region in regions):
-        raise ValueError(
-            f"{example['image_id']}: a region has a mask, which cannot follow a noisy box; read the examples without "
-            "masks (with_masks=False)."
-        )
     digest = hashlib.blake2b(str(example["image_id"]).encode("utf-8"), digest_size=8).digest()
     generator = np.random.default_rng([seed, int.from_bytes(digest, "big")])
     boxes = np.array([region["box"] for region in regions], dtype=np.float64).reshape(-1, 4)
     size = (float(example["width"]), float(example["height"]))
-    moved = jitter_boxes(boxes, share, generator, frame_size=size, min_side=1.0)
-    return {
-        **example,
-        "regions": [{**region, "box": box} for region, box in zip(regions, moved.tolist(), strict=True)],
-    }
+    moved = jitter_boxes(boxes, share, generator, frame_size=size, min_side=1.0).tolist()
+    without_mask = {"mask": None} if any("mask" in region for region in regions) else {}
+    moved_regions = [{**region, **without_mask, "box": box} for region, box in zip(regions, moved, strict=True)]
+    return {**example, "regions": moved_regions}

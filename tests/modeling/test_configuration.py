@@ -24,11 +24,23 @@ def test_the_defaults_are_a_real_vit_b16_and_a_bert_base():
         ({"text_config": {"model_type": "nonesuch"}}, "model_type 'nonesuch'"),
         ({"vision_config": {"model_type": "clip_vision_model", "image_size": 50, "patch_size": 16}}, "must divide"),
         ({"vision_config": {"model_type": "bert"}}, "image_size None"),
+        (
+            {
+                "text_config": {"model_type": "siglip_text_model", "projection_size": 24},
+                "text_projection_type": "identity",
+            },
+            "its tower has width 24; it must equal projection_dim = 16",
+        ),
     ],
 )
 def test_an_impossible_config_is_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**changes)
+
+
+def test_the_configs_that_are_given_are_copied():
+    given = RegionMedClipConfig().vision_config
+    assert tiny_config(vision_config=given).vision_config is not given
 
 
 def test_a_saved_config_comes_back_equal(tmp_path):

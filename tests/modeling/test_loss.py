@@ -11,8 +11,9 @@ from torch.nn import functional
 from modeling_regionmed_clip.loss_regionmed_clip import (
     contrastive_terms,
     first_occurrence_mask,
-    keys_of_regions,
+    keys_at,
     multi_positive_info_nce,
+    region_distillation_loss,
 )
 
 ONE = torch.ones(1)
@@ -82,7 +83,8 @@ def test_repeating_a_text_does_not_change_the_loss_once_it_is_counted_once():
 def test_an_image_is_drawn_to_the_texts_of_all_its_regions_by_hand():
     embeddings = {
         "image": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
-        "image_region_keys": torch.tensor([[7, 8], [-1, -1]]),  # the second image has no region
+        "image_keys": torch.tensor([5, 6]),
+        "image_region_keys": torch.tensor([[7, 8], [-1, -1]]),  # the second image has no region, but a caption
         "region_text": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),
         "region_text_keys": torch.tensor([7, 8, -1]),  # the third is a placeholder
         "region_text_mask": torch.tensor([True, True, False]),
@@ -95,5 +97,49 @@ def test_an_image_is_drawn_to_the_texts_of_all_its_regions_by_hand():
 
 
 def test_regions_without_text_get_no_key():
-    keys = keys_of_regions(torch.tensor([31, 32]), torch.tensor([[1, -1], [0, 1]]))
+    keys = keys_at(torch.tensor([31, 32]), torch.tensor([[1, -1], [0, 1]]))
     assert keys.tolist() == [[32, -1], [31, 32]]
+
+
+def test_distillation_is_one_minus_the_cosine_averaged_over_the_real_regions_by_hand():
+    student = torch.tensor([[[3.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [5.0, 5.0]]], requires_grad=True)
+    teacher = torch.tensor([[[1.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]], requires_grad=True)
+    mask = torch.tensor([[True, True], [True, False]])
+    term = region_distillation_loss(student, teacher, mask)
+    assert term.loss.item() == pytest.approx((0.0 + 1.0 + (1 - 0.5**0.5)) / 3, abs=1e-6)  # float32
+    assert (int(term.num_positives), int(term.num_negatives)) == (3, 0)
+    term.loss.backward()
+    assert teacher.grad is None
+    assert torch.equal(student.grad[1, 1], torch.zeros(2))
+    torch.testing.assert_close(student.grad[0, 1], torch.tensor([-1 / 6, 0.0]), atol=1e-6, rtol=0)  # -(1/3) / |student|
+
+
+def test_distillation_of_no_region_is_zero_with_a_gradient():
+    student = torch.ones(1, 2, 3, requires_grad=True)
+    term = region_distillation_loss(student, torch.ones(1, 2, 3), torch.zeros(1, 2, dtype=torch.bool))
+    term.loss.backward()
+    assert term.loss.item() == 0
+    assert torch.equal(student.grad, torch.zeros(1, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["image_text", "fused_image_text", "image_region_text"])
+def test_an_image_of_which_nothing_is_known_takes_no_part(name):
+    images, texts = unit_rows(3, 0), unit_rows(2, 1)
+    known = {
+        "image": images,
+        "fused_image": images,
+        "image_keys": torch.tensor([5, 6, 6]),
+        "image_region_keys": torch.tensor([[5], [6], [-1]]),  # the third has a caption and no region
+    }
+    shared = {f"{kind}{part}": value for kind in ("text", "region_text") for part, value in (
+        ("", texts), ("_keys", torch.tensor([5, 6])), ("_mask", torch.ones(2, dtype=torch.bool))
+    )}  # fmt: skip
+    unknown = {
+        "image": torch.cat([images, unit_rows(1, 7)]),
+        "fused_image": torch.cat([images, unit_rows(1, 7)]),
+        "image_keys": torch.tensor([5, 6, 6, -1]),
+        "image_region_keys": torch.tensor([[5], [6], [-1], [-1]]),
+    }
+    one, other = (contrastive_terms(shared | rows, {name: ONE}, (name,))[name] for rows in (known, unknown))
+    torch.testing.assert_close(other.loss, one.loss, atol=1e-6, rtol=0)  # float32
+    assert (int(other.num_positives), int(other.num_negatives)) == (int(one.num_positives), int(one.num_negatives))

@@ -1,56 +1,81 @@
-"""Coverage and pooling against independent numpy sums."""
+"""The ROI processor's modes and its attention."""
 
-import numpy as np
+from __future__ import annotations
+
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from tiny_models import tiny_batch, tiny_config, tiny_model
 
-from modeling_regionmed_clip.roi_processor import box_coverage, patch_boxes, pool_regions
+from modeling_regionmed_clip.region_pooling import box_coverage, roi_align_weights
+from modeling_regionmed_clip.roi_processor import CrossAttention
 
-
-@st.composite
-def boxes(draw):
-    x0, x1 = sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
-    y0, y1 = sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
-    return x0, y0, x1, y1
+TOLERANCE = {"atol": 1e-5, "rtol": 0}  # float32
 
 
-def numpy_coverage(box, height, width):
-    """Overlap of the box with each cell, cell by cell."""
-    x0, y0, x1, y1 = box
-    expected = np.zeros((height, width))
-    for row in range(height):
-        for column in range(width):
-            along_x = max(0.0, min(x1, (column + 1) / width) - max(x0, column / width)) * width
-            along_y = max(0.0, min(y1, (row + 1) / height) - max(y0, row / height)) * height
-            expected[row, column] = along_x * along_y
-    return expected
+def regions_of(model, batch, **changes):
+    keys = ("pixel_values", "region_boxes", "region_mask")
+    return model.get_region_features(**{**{key: batch[key] for key in keys}, **changes}).pooler_output
 
 
-@given(boxes(), st.integers(1, 9), st.integers(1, 9))
-def test_coverage_is_the_overlap_with_each_patch(box, height, width):
-    found = box_coverage(torch.tensor([[box]]), (height, width))[0, 0].numpy()
-    np.testing.assert_allclose(found, numpy_coverage(box, height, width), atol=2e-6)
+@pytest.mark.parametrize("mode", ["roialign", "maskpool"])
+def test_a_pooling_mode_is_the_projected_mean_of_the_patches_and_nothing_more(mode):
+    model, batch = tiny_model(roi_mode=mode), tiny_batch()
+    patches, _, _ = model.encode_patches(batch["pixel_values"])
+    coverage = box_coverage(batch["region_boxes"], (4, 4)).flatten(2)
+    weights = coverage / coverage.sum(-1, keepdim=True)
+    if mode == "roialign":
+        weights = roi_align_weights(batch["region_boxes"], (4, 4))
+    roi = model.roi_processor
+    expected = roi.projection(roi.output_norm(weights @ patches)) * batch["region_mask"][..., None]
+    torch.testing.assert_close(regions_of(model, batch), expected, **TOLERANCE)
+    assert not any("prompter" in name for name, _ in model.named_parameters())
 
 
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_pooling_a_ramp_gives_the_box_centre(dtype, atol):
-    ramp = ((torch.arange(8) + 0.5) / 8).repeat(8).view(1, 64, 1).to(dtype)  # value = x of the patch's centre
-    box = torch.tensor([[[0.125, 0.25, 0.5, 0.75]]])  # centre x = 0.3125
-    pooled = pool_regions(ramp, box_coverage(box, (8, 8)).flatten(2))
-    torch.testing.assert_close(pooled.float(), torch.full((1, 1, 1), 0.3125), atol=atol, rtol=0)
+def test_a_mask_changes_the_region_but_not_for_roialign_which_sees_its_box_alone():
+    batch = tiny_batch()
+    coverage = box_coverage(batch["region_boxes"], (4, 4))
+    coverage[..., 2:, :] = 0  # the upper half of each region
+    for mode, is_blind in (("prompter", False), ("maskpool", False), ("roialign", True)):
+        model = tiny_model(roi_mode=mode)
+        whole, upper = regions_of(model, batch), regions_of(model, batch, region_coverage=coverage)
+        assert torch.equal(whole, upper) is is_blind, mode
 
 
-def test_a_box_of_one_pixel_of_a_large_film_still_reads_its_patch():
-    patches = torch.arange(16.0).view(1, 16, 1)
-    side = 1 / 4000
-    pooled = pool_regions(
-        patches, box_coverage(torch.tensor([[[0.6, 0.6, 0.6 + side, 0.6 + side]]]), (4, 4)).flatten(2)
-    )
-    assert pooled.item() == pytest.approx(10.0, abs=1e-4)  # row 2, column 2
+def test_the_prompter_tells_apart_two_places_of_one_flat_image():
+    model = tiny_model(roi_mode="prompter")
+    with torch.no_grad():
+        model.vision_model.embeddings.position_embedding.weight.zero_()  # the tower itself knows no places
+    flat = torch.full((1, 3, 48, 48), 0.3)
+    boxes = torch.tensor([[[0.0, 0.0, 0.25, 0.25], [0.75, 0.75, 1.0, 1.0]]])
+    near, far = torch.nn.functional.normalize(model.get_region_features(flat, boxes).pooler_output[0], dim=-1)
+    assert near @ far < 0.999
+    pooled = tiny_model(roi_mode="maskpool")
+    with torch.no_grad():
+        pooled.vision_model.embeddings.position_embedding.weight.zero_()
+    near, far = pooled.get_region_features(flat, boxes).pooler_output[0]
+    torch.testing.assert_close(near, far, **TOLERANCE)
 
 
-def test_the_box_of_every_patch_covers_that_patch_alone():
-    found = box_coverage(patch_boxes((2, 3), torch.device("cpu"))[None], (2, 3)).flatten(2)[0]
-    torch.testing.assert_close(found, torch.eye(6), atol=1e-6, rtol=0)
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_depth_and_heads_follow_the_config(num_layers):
+    model = tiny_model(roi_num_layers=num_layers, roi_num_heads=4, fusion_num_heads=2)
+    assert len(model.roi_processor.prompter.blocks) == num_layers
+    assert regions_of(model, tiny_batch()).isfinite().all()
+
+
+@pytest.mark.parametrize("has_mask", [False, True])
+def test_eager_and_fused_attention_agree(has_mask):
+    torch.manual_seed(0)
+    config = tiny_config()
+    attention = CrossAttention(config, 32, 4)
+    queries, keys = torch.randn(2, 3, 32), torch.randn(2, 5, 32)
+    mask = torch.tensor([[True] * 5, [True, False, True, False, False]]) if has_mask else None
+    found = {}
+    for name in ("eager", "sdpa"):
+        config._attn_implementation = name
+        found[name] = attention(queries, keys, keys, mask)
+    torch.testing.assert_close(found["eager"], found["sdpa"], **TOLERANCE)
+    if has_mask:
+        moved = keys.clone()
+        moved[1, 3:] += 5.0
+        torch.testing.assert_close(attention(queries, moved, moved, mask)[1], found["sdpa"][1], **TOLERANCE)

@@ -82,8 +82,18 @@ def test_a_batch_may_be_a_list_of_any_kinds_or_an_array_of_four_dimensions(proce
     assert isinstance(processor(image).pixel_values, list)
 
 
-@pytest.mark.parametrize(("images", "words"), [([], "images is empty"), ([[noise(4, 4)]], "image 0 is a list")])
-def test_an_empty_or_nested_batch_is_refused(processor, images, words):
+def test_lists_of_images_in_a_list_are_joined(processor):
+    images = [noise(40, 30), noise(30, 40)]
+    nested = processor([[], [images[0]], [images[1]]], return_tensors="pt").pixel_values
+    assert torch.equal(nested, processor(images, return_tensors="pt").pixel_values)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [([], "images is empty"), ([[]], "images is empty"), ([[[noise(4, 4)]]], "image 0 is a list"),
+     ([noise(4, 4), [noise(4, 4)]], "image 1 is a list")],
+)  # fmt: skip
+def test_an_empty_batch_and_one_nested_twice_or_in_part_are_refused(processor, images, words):
     with pytest.raises(ValueError, match=words):
         processor(images)
 

@@ -57,7 +57,7 @@ def test_a_full_call_gives_every_tensor_of_the_contract(processor):
         "region_attention_mask": ((2, region_length), torch.int64),
         "region_text_index": ((2, 2), torch.int64),
     }
-    assert set(batch) == set(processor.model_input_names)
+    assert set(processor.model_input_names) == set(processor(images=WIDE, text="a nodule"))
     assert batch["region_mask"].tolist() == [[True, False], [True, True]]
     assert batch["region_text_index"].tolist() == [[0, -1], [1, 0]]
     assert not batch["region_boxes"][0, 1].any()

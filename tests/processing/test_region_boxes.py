@@ -6,16 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regionmed_clip.processing.box_inputs import pixel_boxes, pixel_points
 from regionmed_clip.processing.region_boxes import (
     FrameGeometry,
     box_coverage,
-    check_masks,
     clip_to_frame,
+    frame_mask_coverage,
     heat_to_pixels,
     mask_boxes,
     mask_coverage,
-    pixel_boxes,
-    pixel_points,
     point_boxes,
 )
 
@@ -105,61 +104,6 @@ def test_the_coverage_of_a_mask_is_the_mean_over_each_patch_when_pixels_and_patc
     np.testing.assert_allclose(mask_coverage(mask, geometry, (14, 14))[0], expected, atol=1e-6)
 
 
-def test_the_three_box_formats_say_the_same_box():
-    size = (200, 100)
-    expected = [[20.0, 10.0, 60.0, 40.0]]
-    np.testing.assert_allclose(pixel_boxes([(20, 10, 60, 40)], "xyxy", size), expected)
-    np.testing.assert_allclose(pixel_boxes([(20, 10, 40, 30)], "xywh", size), expected)
-    np.testing.assert_allclose(pixel_boxes([(0.2, 0.25, 0.2, 0.3)], "cxcywh_fraction", size), expected)
-
-
-@pytest.mark.parametrize("make", [list, np.array, torch.tensor, lambda rows: [np.array(row) for row in rows]])
-def test_boxes_may_be_lists_arrays_or_tensors(make):
-    np.testing.assert_array_equal(pixel_boxes(make([[1, 2, 3, 4], [0, 0, 9, 9]]), "xyxy", (9, 9))[1], [0, 0, 9, 9])
-
-
-def test_no_boxes_are_an_empty_array():
-    assert pixel_boxes([], "xyxy", (9, 9)).shape == (0, 4)
-    assert pixel_boxes(np.zeros((0, 4)), "xyxy", (9, 9)).shape == (0, 4)
-
-
-def test_a_rounding_overshoot_of_half_a_pixel_is_clipped_to_the_image():
-    np.testing.assert_array_equal(pixel_boxes([(-0.4, 0, 10.5, 8)], "xyxy", (10, 8)), [[0, 0, 10, 8]])
-
-
-@pytest.mark.parametrize(
-    ("box", "box_format", "words"),
-    [
-        ((5, 5, 2, 8), "xyxy", ["(5, 5, 2, 8)", "x1 must exceed x0", "box_format"]),
-        ((5, 5, 5, 8), "xyxy", ["(5, 5, 5, 8)", "inverted or empty"]),
-        ((5, 5, -1, 3), "xywh", ["(5, 5, -1, 3) (xywh)", "as xyxy it is (5, 5, 4, 8)"]),
-        ((1, float("nan"), 3, 4), "xyxy", ["(1, nan, 3, 4)", "not finite"]),
-        ((1, 1, float("inf"), 4), "xyxy", ["inf", "not finite"]),
-        ((1, 1, 3, 12), "xyxy", ["(1, 1, 3, 12)", "outside the image of 20 x 10 pixels", "Clip"]),
-        ((-3, 1, 3, 4), "xyxy", ["(-3, 1, 3, 4)", "outside"]),
-        ((30, 1, 33, 4), "xyxy", ["outside"]),
-        ((15, 5, 10, 3), "xywh", ["outside", "(15, 5, 25, 8)"]),
-        ((1.5, 0.5, 0.2, 0.2), "cxcywh_fraction", ["(1.5, 0.5, 0.2, 0.2)", "outside"]),
-        ((1, 2, 3), "xyxy", ["must be 4 numbers"]),
-        (("a", 2, 3, 4), "xyxy", ["'a'", "must be 4 numbers"]),
-        ((1, 1, 1 + 1e-7, 5), "xyxy", ["no area", "points"]),
-    ],
-)
-def test_a_bad_box_is_named_with_its_image_its_region_its_value_and_the_rule(box, box_format, words):
-    good = {"xyxy": (0, 0, 5, 5), "xywh": (0, 0, 5, 5), "cxcywh_fraction": (0.5, 0.5, 0.1, 0.1)}[box_format]
-    with pytest.raises(ValueError, match="image 3, region 1") as error:
-        pixel_boxes([good, box], box_format, (20, 10), image_index=3)
-    for word in words:
-        assert word in str(error.value)
-
-
-def test_an_unknown_box_format_and_boxes_of_a_wrong_shape_are_refused():
-    with pytest.raises(ValueError, match="'yxyx' is not known; it must be one of xyxy, xywh, cxcywh_fraction"):
-        pixel_boxes([], "yxyx", (9, 9))
-    with pytest.raises(ValueError, match=r"image 0: boxes have shape \(4,\)"):
-        pixel_boxes(np.array([1.0, 2, 3, 4]), "xyxy", (9, 9))
-
-
 def test_a_point_becomes_the_square_of_one_patch_around_it_clipped_to_the_frame():
     geometry = FrameGeometry.padded((448, 448), (224, 224))
     boxes, is_visible = point_boxes(pixel_points([(224, 112), (0, 447)], (448, 448)), geometry, 16)
@@ -168,41 +112,55 @@ def test_a_point_becomes_the_square_of_one_patch_around_it_clipped_to_the_frame(
     assert is_visible.all()
 
 
-@pytest.mark.parametrize("point", [(9, 3), (3, -1), (float("nan"), 1), (1, 2, 3)])
-def test_a_bad_point_is_named(point):
-    with pytest.raises(ValueError, match="image 2, region 0: point"):
-        pixel_points([point], (9, 9), image_index=2)
+def test_a_point_just_inside_the_last_pixel_is_inside():
+    geometry = FrameGeometry.padded((4000, 3000), (224, 224))
+    point = (np.nextafter(4000.0, 0), 1500)  # its fraction of the frame is 1 in float32
+    _, is_visible = point_boxes(pixel_points([point], (4000, 3000)), geometry, 16)
+    assert is_visible.all()
 
 
-@pytest.mark.parametrize(
-    "masks",
-    [
-        np.ones((2, 4, 6), dtype=bool),
-        np.ones((2, 4, 6), dtype=np.uint8) * 255,
-        [np.ones((4, 6)), np.ones((4, 6))],
-        torch.ones(2, 4, 6, dtype=torch.bfloat16),
-    ],
-)
-def test_masks_may_be_bool_or_zero_and_one_or_zero_and_255(masks):
-    checked = check_masks(masks, (6, 4))
-    assert checked.dtype == bool
-    assert checked.shape == (2, 4, 6)
-    assert checked.all()
+def test_points_follow_the_padding_and_come_back():
+    geometry = FrameGeometry.padded((448, 224), (224, 224))  # halved; rows 56 to 168 of the frame
+    fractions = geometry.points_to_frame_fractions([(224, 112), (0, 0)])
+    np.testing.assert_allclose(fractions, [[0.5, 0.5], [0, 0.25]])
+    np.testing.assert_allclose(geometry.frame_fractions_to_points(fractions), [[224, 112], [0, 0]])
+    np.testing.assert_allclose(geometry.frame_fractions_to_points([(0.5, 0.1), (0.5, 0.9)]), [[224, 0], [224, 224]])
 
 
-@pytest.mark.parametrize(
-    ("masks", "words"),
-    [
-        (np.ones((4, 6), dtype=bool), r"\(4, 6\).*mask\[None\]"),
-        (np.ones((1, 6, 4), dtype=bool), r"\(1, 6, 4\).*\(R, 4, 6\)"),
-        (np.stack([np.ones((4, 6), bool), np.zeros((4, 6), bool)]), "region 1: the mask has no pixel set"),
-        (np.arange(24).reshape(1, 4, 6), "values up to 23.*label map"),
-        ([np.ones((4, 6)), np.ones((4, 5))], "different shapes"),
-    ],
-)
-def test_bad_masks_are_named_with_the_image(masks, words):
-    with pytest.raises(ValueError, match=f"(?s)image 5.*{words}"):
-        check_masks(masks, (6, 4), image_index=5)
+def test_a_mask_in_the_frame_is_the_share_of_each_frame_pixel():
+    geometry = FrameGeometry.padded((8, 4), (4, 4))  # halved; rows 1 and 2 of the frame
+    mask = np.zeros((1, 4, 8), dtype=bool)
+    mask[0, 1:4, 0:3] = True
+    shares = geometry.masks_to_frame(mask)
+    np.testing.assert_array_equal(shares[0], [[0, 0, 0, 0], [0.5, 0.25, 0, 0], [1, 0.5, 0, 0], [0, 0, 0, 0]])
+    coverage = frame_mask_coverage(shares, (2, 2))
+    np.testing.assert_array_equal(coverage[0], [[0.1875, 0], [0.375, 0]])
+    np.testing.assert_array_equal(coverage, mask_coverage(mask, geometry, (2, 2)))
+
+
+def test_a_mask_in_the_frame_comes_back_without_the_padding_and_what_was_cropped():
+    enlarged = FrameGeometry.padded((6, 3), (24, 24))  # 4 frame pixels per pixel
+    mask = np.random.default_rng(0).random((3, 3, 6)) < 0.5
+    np.testing.assert_array_equal(enlarged.masks_from_frame(enlarged.masks_to_frame(mask)), mask)
+    everywhere = np.ones((1, 24, 24), dtype=bool)
+    assert enlarged.masks_from_frame(everywhere).shape == (1, 3, 6)
+    assert enlarged.masks_from_frame(torch.from_numpy(everywhere)).all()
+    assert not enlarged.masks_from_frame(np.zeros((1, 24, 24))).any()
+    cropped = FrameGeometry.centred((100, 50), (200, 100), (100, 100))
+    found = cropped.masks_from_frame(np.ones((1, 100, 100), dtype=bool))[0]
+    assert found[:, 25:75].all()
+    assert not found[:, :25].any()
+    assert not found[:, 75:].any()
+
+
+def test_masks_of_another_size_or_of_levels_are_refused():
+    geometry = FrameGeometry.padded((8, 4), (32, 32))
+    with pytest.raises(ValueError, match=r"masks have shape \(1, 8, 4\).*\(R, 4, 8\), the size of the original image"):
+        geometry.masks_to_frame(np.zeros((1, 8, 4), dtype=bool))
+    with pytest.raises(ValueError, match=r"type uint8; they must be bool.*decode_masks"):
+        geometry.masks_to_frame(np.full((1, 4, 8), 255, dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"\(4, 8\).*\(R, 32, 32\), the size of the model frame.*mask\[None\]"):
+        geometry.masks_from_frame(np.zeros((4, 8), dtype=bool))
 
 
 def test_a_centre_crop_moves_boxes_with_the_image_and_sees_what_is_cut_away():

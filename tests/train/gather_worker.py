@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from modeling_regionmed_clip.loss_regionmed_clip import contrastive_terms
+from modeling_regionmed_clip.loss_regionmed_clip import DISTILLATION_INPUTS, contrastive_terms, region_distillation_loss
 from regionmed_clip.train.gather import gather_loss_inputs, text_fingerprints
 
 CAPTION_OF_IMAGE = [0, 1, 1, 2]  # rows of the texts below
@@ -52,6 +52,9 @@ def local_batch(images: list[int], encoders: dict[str, torch.Tensor]) -> tuple[d
         "region_text": normalize(tokens[texts] @ encoders["text"], dim=-1),
         "region_text_keys": torch.tensor([*[100 + row for row in texts[:-1]], -1]),
         "region_text_mask": torch.tensor([*[True] * (len(texts) - 1), False]),
+        "student": (pixels[images] @ encoders["image"])[:, None] * torch.tensor([1.0, -2.0])[:, None],  # (B, 2, 6)
+        "teacher": torch.randn(4, 2, 6, generator=generator, dtype=torch.float64)[images],
+        "distilled_mask": torch.tensor([[True, True], [False, True], [False, False], [True, True]])[images],
     }
     ids = {"text": TOKENS[captions], "region_text": TOKENS[texts]}
     return local, {name: text_fingerprints(rows, (rows > 0).long()) for name, rows in ids.items()}
@@ -69,6 +72,7 @@ def main(rank: int, num_processes: int) -> None:
     local, fingerprints = local_batch(list(range(rank * share, (rank + 1) * share)), encoders)
     gathered = gather_loss_inputs(local, fingerprints)
     terms = contrastive_terms(gathered, {name: torch.full((1,), 5.0) for name in TERMS}, TERMS)
+    terms["region_distillation"] = region_distillation_loss(*(gathered[name] for name in DISTILLATION_INPUTS))
     torch.stack([term.loss for term in terms.values()]).sum().backward()
     gradients = {name: encoder.grad for name, encoder in encoders.items()}
     if num_processes > 1:

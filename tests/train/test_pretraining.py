@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
+from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
 from regionmed_clip.train.checkpoint import RunState, refuse_other_run, save_checkpoint
-from regionmed_clip.train.pretraining import build_config
+from regionmed_clip.train.pretraining import build_config, build_model
+from regionmed_clip.train.tokenizer import train_tokenizer
 
 SMOKE = RECIPES_FOLDER / "smoke.yaml"
 
@@ -29,6 +32,15 @@ def test_a_misspelt_key_of_the_model_is_refused(override, message):
 
 def test_the_models_config_takes_the_recipes_image_size():
     assert build_config(load_recipe(SMOKE, ["image_size=64"])).grid_size == 8
+
+
+def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused_with_the_recipes_settings():
+    tokenizer = train_tokenizer(["a small nodule"], vocab_size=300, max_length=64)
+    processor = RegionMedClipProcessor(RegionMedClipImageProcessor(size=32, patch_size=8), tokenizer)
+    build_model(load_recipe(SMOKE), processor)
+    tokenizer.model_max_length = 4096
+    with pytest.raises(ValueError, match=r"recipe 'smoke': texts may have 4096 tokens.*by tokenizer.source"):
+        build_model(load_recipe(SMOKE), processor)
 
 
 def test_the_newest_checkpoint_decides_whether_a_folder_may_be_resumed(tmp_path):

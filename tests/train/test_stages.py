@@ -1,7 +1,7 @@
 """What a stage trains and how its learning rate runs."""
 
 import pytest
-from tiny_models import tiny_model
+from tiny_models import tiny_batch, tiny_model
 
 from regionmed_clip.train.arguments import RECIPES_FOLDER, Optimizer, Stage, TowerModes, load_recipe
 from regionmed_clip.train.stages import build_optimizer, learning_rate_at, set_trained_parameters, stage_at
@@ -20,6 +20,22 @@ def test_each_stage_trains_exactly_the_parts_its_terms_reach():
     assert trained_parts(GLOBAL) == towers
     assert trained_parts(REGION) == {"vision_model", "roi_processor", "temperatures"}
     assert trained_parts(JOINT) == towers | {"roi_processor", "region_fusion"}
+
+
+@pytest.mark.parametrize(
+    ("tower", "image_pooling", "layer"), [("siglip_vision_model", "tower", "head"), ("vit", "pooler", "pooler")]
+)
+def test_a_layer_that_pools_the_image_rests_while_only_regions_are_trained(tower, image_pooling, layer):
+    widths = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    vision = {"model_type": tower, **widths, "image_size": 48, "patch_size": 12}
+    model = tiny_model(vision_config=vision, image_pooling=image_pooling)
+    for stage, trained in ((REGION, False), (GLOBAL, True), (JOINT, True)):
+        names = {name for name, _ in set_trained_parameters(model, stage)}
+        assert any(name.startswith(f"vision_model.{layer}.") for name in names) is trained
+        assert any(name.startswith("vision_model.embeddings.") for name in names)
+    stage_trained = dict(set_trained_parameters(model, REGION))
+    model(**tiny_batch(), return_loss=True).loss_terms["region_text"].backward()
+    assert all(parameter.grad is not None for parameter in stage_trained.values())  # DDP stops at one without
 
 
 def test_only_the_temperatures_of_the_terms_are_trained():
