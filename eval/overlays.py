@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from PIL import Image
 
 from regionmed_clip.eval.selection import Shown
 from regionmed_clip.eval.style import HEAT_MAP, HIT, MISS, TRUTH, bare, drawing, frame, head
@@ -78,7 +79,7 @@ def _draw_image(axes: Axes, shown: Shown, title: str | None = None) -> None:
     axes.set_title(shown.title if title is None else title, fontsize=8.5, fontweight="normal", color=MUTED, loc="left")
 
 
-def _draw_box(axes: Axes, box: Sequence[float], colour: str, label: str = "") -> None:
+def draw_box(axes: Axes, box: Sequence[float], colour: str, label: str = "") -> None:
     """None; the box outlined, with a label above its upper left corner; pixel k is [k, k + 1), drawn around k."""
     x0, y0, x1, y1 = box
     outline = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.8)
@@ -116,7 +117,7 @@ def _draw_regions(
             continue
         truth = key_of_text[region["description"]]
         colour = HIT if key_of_text[best[0][0]] == truth else MISS
-        _draw_box(picture, region["box"], colour, str(number))
+        draw_box(picture, region["box"], colour, str(number))
         y -= step * 0.2
         heading = f"{number}  {_short(region['description'], 66)}"
         text.text(0, y, heading, va="top", fontsize=8.2, fontweight="bold", color=TRUTH)
@@ -165,10 +166,10 @@ def draw_heat_maps(
         for row, (one, wanted) in zip(grid, pairs, strict=True):
             _draw_image(row[0], one)
             for region in one.regions:
-                _draw_box(row[0], region["box"], TRUTH)
+                draw_box(row[0], region["box"], TRUTH)
             maps = _heat_of_texts(model, processor, one, wanted)
             for axes, text, heat in zip(row[1:], wanted, maps, strict=False):
-                _draw_heat(axes, one, text, heat)
+                _draw_text_heat(axes, one, text, heat)
         head(figure, "Where the model sees a text (no box given)", note)
     return True
 
@@ -184,20 +185,25 @@ def _heat_of_texts(model: Any, processor: Any, shown: Shown, texts: Sequence[str
     return processor.post_process_heatmap(heat, target_sizes=[shown.size] * len(texts))
 
 
-def _draw_heat(axes: Axes, shown: Shown, text: str, heat: np.ndarray) -> None:
+def _draw_text_heat(axes: Axes, shown: Shown, text: str, heat: np.ndarray) -> None:
     """None; the dimmed grey image under the heat of one text, which shows above COOL_SHARE of its range; own boxes."""
     low, high = float(np.nanmin(heat)), float(np.nanmax(heat))
     strength = np.nan_to_num((heat - low) / max(high - low, 1e-6))  # (H, W) in [0, 1]
-    axes.imshow(np.asarray(shown.image.convert("L")) * 0.7, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
-    is_hot = np.clip((strength - COOL_SHARE) / (1 - COOL_SHARE), 0, 1)
-    axes.imshow(strength, cmap=HEAT_MAP, alpha=0.8 * is_hot, vmin=0, vmax=1, interpolation="bilinear")
+    draw_heat(axes, shown.image, strength)
     own = [region for region in shown.example["regions"] if region["description"] == text]
     for region in own:
-        _draw_box(axes, region["box"], TRUTH)
+        draw_box(axes, region["box"], TRUTH)
     label = text if own else f"{text} (not annotated here)"
     title = textwrap.fill(label, 46)
     axes.set_title(title if "\n" in title else f"{title}\n", fontsize=8.5, fontweight="normal", loc="left")
     axes.set_xlabel(f"cosine {low:.2f} to {high:.2f} (bright)", fontsize=7.5, loc="left")
+
+
+def draw_heat(axes: Axes, image: Image.Image, strength: np.ndarray) -> None:
+    """None; the image dimmed and grey, under the part of `strength` (H, W) in [0, 1] above COOL_SHARE."""
+    axes.imshow(np.asarray(image.convert("L")) * 0.7, cmap="gray", vmin=0, vmax=255, interpolation="bilinear")
+    is_hot = np.clip((strength - COOL_SHARE) / (1 - COOL_SHARE), 0, 1)
+    axes.imshow(strength, cmap=HEAT_MAP, alpha=0.8 * is_hot, vmin=0, vmax=1, interpolation="bilinear")
 
 
 def draw_text_to_image(

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, logging
 
 from .open_clip_checkpoints import is_open_clip, read_open_clip
@@ -44,7 +44,9 @@ class CheckpointStarts:
             ValueError: for another kind of checkpoint (NaFlex SigLIP2 by name), an override that contradicts it, and a
                 tensor that is missing, left over or of another shape.
         """
-        model = build_model(cls, read_whole_checkpoint(path), overrides)
+        with torch.random.fork_rng(devices=[]):  # what loading draws at random is not kept
+            source = read_whole_checkpoint(path)
+        model = build_model(cls, source, overrides)
         start_region_path(model)
         return model
 
@@ -66,9 +68,10 @@ class CheckpointStarts:
         towers = {"vision": vision, "text": text}
         names = [str(tower) if isinstance(tower, (str, Path)) else type(tower).__name__ for tower in towers.values()]
         configs, weights = {}, {}
-        for side, tower in towers.items():
-            configs[f"{side}_config"], part = read_tower(tower, side)
-            weights |= {f"{side}_model.{name}": tensor for name, tensor in part.items()}
+        with torch.random.fork_rng(devices=[]):
+            for side, tower in towers.items():
+                configs[f"{side}_config"], part = read_tower(tower, side)
+                weights |= {f"{side}_model.{name}": tensor for name, tensor in part.items()}
         fresh = (*REGION_PARTS, *PROJECTIONS)
         return build_model(
             cls, SourceCheckpoint(" + ".join(names), **configs, fields={}, weights=weights, fresh=fresh), overrides
@@ -80,18 +83,23 @@ def read_whole_checkpoint(path: str | Path) -> SourceCheckpoint:
     folder = Path(path)
     if is_open_clip(folder) and not (folder / CONFIG_NAME).is_file():
         return read_open_clip(folder)
-    config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-    if config.model_type not in WHOLE_CHECKPOINTS:
+    model_type = _model_type(path)
+    if model_type not in WHOLE_CHECKPOINTS:
         if is_open_clip(folder):
             return read_open_clip(folder)
-        raise ValueError(f"{path} has model_type {config.model_type!r}; {_way_out(config.model_type)}")
+        raise ValueError(f"{path} has model_type {model_type!r}; {_way_out(model_type)}")
     model, weights, left_over = _load(str(path))
     readers = {"clip": _read_clip, "siglip": _read_siglip, "vision-text-dual-encoder": _read_dual_encoder}
     source = SourceCheckpoint(str(path), model.config.vision_config, model.config.text_config, {}, weights)
     source.ignored = dict.fromkeys(left_over, f"{type(model).__name__} has no such tensor")
-    readers[config.model_type](source, model)
+    readers[model_type](source, model)
     source.set_temperature(weights.pop("logit_scale"), weights.pop("logit_bias", None))
     return source
+
+
+def _model_type(path: str | Path) -> str:
+    """What config.json of a folder or Hub repository says; it need not be a type that the library knows."""
+    return PreTrainedConfig.get_config_dict(str(path))[0].get("model_type", "")
 
 
 def _way_out(model_type: str) -> str:
@@ -151,7 +159,8 @@ def _with_ids_of_tokenizer(config: PreTrainedConfig, path: str) -> PreTrainedCon
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        logger.warning(f"{path}: no tokenizer can be read ({error}); the config's special tokens are kept as they are.")
+        reason = str(error).partition("\n")[0][:200]
+        logger.warning(f"{path}: no tokenizer can be read ({reason}); the special tokens of its config are kept.")
         return config
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(config, name, getattr(tokenizer, name))
@@ -182,9 +191,9 @@ def read_tower(tower: str | Path | PreTrainedModel, side: str) -> tuple[PreTrain
         source = read_open_clip(Path(tower))
         config, weights = getattr(source, f"{side}_config"), source.weights
     else:
-        config = AutoConfig.from_pretrained(str(tower), trust_remote_code=False)
-        if config.model_type in REFUSED_TYPES:
-            raise ValueError(f"{tower} has model_type {config.model_type!r}; {_way_out(config.model_type)}")
+        model_type = _model_type(tower)
+        if model_type in REFUSED_TYPES or model_type == "regionmed_clip":
+            raise ValueError(f"{tower} has model_type {model_type!r}; {_way_out(model_type)}")
         model, weights, _ = _load(str(tower))
         if not hasattr(model, f"{side}_model"):
             return model.config, weights

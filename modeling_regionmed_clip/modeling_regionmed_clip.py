@@ -32,6 +32,7 @@ class RegionMedClipPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
+    _no_split_modules = ["PrompterBlock", "RegionFusion"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -312,7 +312,7 @@ class RegionMedClipProcessor(ProcessorMixin):
         text_labels: Sequence[str] | None = None,
         *,
         source: str = "proposals",
-        threshold: float = 0.6,
+        threshold: float = 0.65,
         box_threshold: float = 0.0,
         heat_share: float = 0.9,
         max_boxes: int | None = None,

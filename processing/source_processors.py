@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.utils import CONFIG_NAME
 
@@ -73,12 +73,15 @@ def source_parts(path: str | Path, geometry: str, settings: dict[str, Any]) -> d
 
 def _from_transformers(path: str, geometry: str) -> _Source:
     """What a folder or Hub id of transformers says."""
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    if config.model_type.startswith("siglip2"):
+    model_type = PreTrainedConfig.get_config_dict(path)[0].get("model_type", "")
+    if model_type.startswith("siglip2"):
         raise ValueError(
-            f"{path} is a NaFlex checkpoint of SigLIP2 (model_type {config.model_type!r}), without a fixed grid of "
-            "patches; take one of fixed resolution, named for instance siglip2-base-patch16-224."
+            f"{path} is a NaFlex checkpoint of SigLIP2 (model_type {model_type!r}), without a fixed grid of patches; "
+            "take one of fixed resolution, named for instance siglip2-base-patch16-224."
         )
+    if model_type == "regionmed_clip":
+        raise ValueError(f"{path} is a checkpoint of RegionMed-CLIP itself; load its processor with from_pretrained.")
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     vision, text = getattr(config, "vision_config", None), getattr(config, "text_config", None)
     if vision is None or text is None:
         raise ValueError(
@@ -88,9 +91,10 @@ def _from_transformers(path: str, geometry: str) -> _Source:
     try:
         source = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"{path}: its image processor or tokenizer cannot be read: {error} Both must lie beside the weights (a "
+            f"{path}: its image processor or tokenizer cannot be read: {reason} Both must lie beside the weights (a "
             "sentencepiece tokenizer also needs the package sentencepiece)."
         ) from error
     images = _image_settings(source, geometry, path)

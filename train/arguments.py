@@ -23,7 +23,7 @@ from regionmed_clip.processing.corpus.box_noise import MAX_BOX_NOISE
 RECIPES_FOLDER = Path(__file__).resolve().parent / "recipes"
 DEFAULT_RECIPE = RECIPES_FOLDER / "quickstart.yaml"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-EVALUATION_TASKS = ("retrieval", "zero_shot", "region", "proposals")
+EVALUATION_TASKS = ("retrieval", "zero_shot", "region", "proposals", "robustness")
 PARAMETER_GROUPS = ("vision", "text", "roi")
 TEXT_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
 LOSS_TERMS = (*TEXT_TERMS, "proposals", "region_distillation")
@@ -92,7 +92,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`source` "train" trains one on the training texts; anything else is a folder or Hub id of a tokenizer."""
+    """`source` "train" trains one on the training texts, "start" takes that of the checkpoint `model.start`; anything
+    else is a folder or Hub id of a tokenizer.
+    """
 
     source: str = "train"
     vocab_size: int = 4096
@@ -171,7 +173,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
     distillation: Distillation = field(default_factory=Distillation)
-    model: dict[str, Any] = field(default_factory=dict)  # fields of RegionMedClipConfig
+    model: dict[str, Any] = field(default_factory=dict)  # fields of RegionMedClipConfig, and `start` (starts.py)
     stages: tuple[Stage, ...] = ()
 
     def check(self) -> None:

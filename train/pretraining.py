@@ -27,6 +27,7 @@ from .data_needs import refuse_missing_texts, refuse_small_boxes
 from .data_stores import SampleStore, open_data, prepare_data
 from .launch import agree_on_output_dir, check_processes, settle_network, use_all_cores
 from .precision import resolve_precision
+from .starts import START, load_start, open_start
 from .tokenizer import load_tokenizer, train_tokenizer
 from .trainer import Trainer
 
@@ -60,9 +61,10 @@ class TrainedRun:
             f"global batch {recipe.global_batch_size} images, seed {recipe.seed}, mixed precision "
             f"{self.accelerator.mixed_precision}, {self.accelerator.num_processes} process(es)"
         )
+        started = [f"started from the checkpoint {Path(recipe.model[START]).name}"] if START in recipe.model else []
         return {
             "data": data_revision(recipe.data),
-            "training": [*stages, settings],
+            "training": [*started, *stages, settings],
             "num_parameters": self.model.num_parameters(),
             "image_size": recipe.image_size,
             "recipe": recipe.name,
@@ -80,13 +82,15 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     )
     check_processes(recipe, accelerator.num_processes)
     use_all_cores(accelerator)
-    image_processor = _build_image_processor(recipe)
-    refuse_small_boxes(recipe, build_config(recipe))
+    start = open_start(recipe)
+    config = build_config(recipe) if start is None else start.config
+    image_processor = _build_image_processor(recipe, config) if start is None else start.processor.image_processor
+    refuse_small_boxes(recipe, config)
     _check_splits(recipe)
     output_dir = agree_on_output_dir(command_line, accelerator)
     cache = output_dir / "cache"
     spec = parse_data_spec(recipe.data)
-    identity = f"{recipe.fingerprint()}@{data_revision(recipe.data)}"
+    identity = f"{recipe.fingerprint()}@{data_revision(recipe.data)}{f'@{start.revision}' if start else ''}"
     refuse_other_run(output_dir / "checkpoints", identity)
     if accelerator.is_main_process:
         write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
@@ -95,8 +99,11 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     store = open_data(spec, TRAINING_SPLIT, cache, image_processor)
     for planned in (recipe, plain_clip_recipe(recipe)) if recipe.baseline else (recipe,):
         refuse_missing_texts(planned, store.text_keys())
-    full_length = build_config(recipe).text_pooling == "last"
-    processor = RegionMedClipProcessor(image_processor, _build_tokenizer(recipe, store), full_length)
+    if start is None:
+        full_length = config.text_pooling == "last"
+        processor = RegionMedClipProcessor(image_processor, _build_tokenizer(recipe, store), full_length)
+    else:
+        processor = start.processor
 
     def train(run_recipe: Recipe, folder: Path) -> RegionMedClipModel:
         model = build_model(run_recipe, processor)
@@ -109,10 +116,9 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     return TrainedRun(command_line, output_dir, accelerator, processor, cache, store, model, baseline)
 
 
-def _build_image_processor(recipe: Recipe) -> RegionMedClipImageProcessor:
-    patch_size = build_config(recipe).vision_config.patch_size
+def _build_image_processor(recipe: Recipe, config: RegionMedClipConfig) -> RegionMedClipImageProcessor:
     size = {"height": recipe.image_size, "width": recipe.image_size}
-    return RegionMedClipImageProcessor(size=size, patch_size=patch_size)
+    return RegionMedClipImageProcessor(size=size, patch_size=config.vision_config.patch_size)
 
 
 def _check_splits(recipe: Recipe) -> None:
@@ -169,8 +175,10 @@ def _refuse_unknown_keys(recipe_name: str, fields: dict[str, Any]) -> None:
 
 
 def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedClipModel:
-    """A model with random weights drawn from the recipe's seed, the same on every process."""
-    config = build_config(recipe, processor.tokenizer)
+    """The recipe's model, the same on every process: what no checkpoint gives is drawn from the recipe's seed."""
+    set_seed(recipe.seed)
+    started = load_start(recipe) if START in recipe.model else None
+    config = build_config(recipe, processor.tokenizer) if started is None else started.config
     try:
         processor.check_text_tower(config.to_dict())
     except ValueError as error:
@@ -178,8 +186,7 @@ def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedC
             f"recipe {recipe.name!r}: {error} A recipe sets these by tokenizer.source, tokenizer.max_length, "
             "model.text_config and model.text_pooling."
         ) from error
-    set_seed(recipe.seed)
-    return RegionMedClipModel(config)
+    return RegionMedClipModel(config) if started is None else started
 
 
 def remove_cache(run: TrainedRun) -> None:

@@ -57,6 +57,7 @@ def set_trained_parameters(model: RegionMedClipModel, stage: Stage) -> list[tupl
     trained = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_trained(name, stage))
+        parameter.grad = None  # of the stage before: it would count in the norm by which gradients are clipped
         if parameter.requires_grad:
             trained.append((name, parameter))
     if not trained:

@@ -18,6 +18,7 @@ from regionmed_clip.eval.tasks.measured import Measured, RunContext, choose_bett
 from regionmed_clip.eval.tasks.proposals import measure_proposals, propose_examples
 from regionmed_clip.eval.tasks.region import measure_region
 from regionmed_clip.eval.tasks.retrieval import measure_retrieval
+from regionmed_clip.eval.tasks.robustness import embed_jittered, measure_robustness
 from regionmed_clip.eval.tasks.zero_shot import measure_zero_shot
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "run_tasks",
 ]
 
-TASKS = ("retrieval", "zero_shot", "region", "proposals")
+TASKS = ("retrieval", "zero_shot", "region", "proposals", "robustness")
 PLAIN_READINGS = ("dense_mean", "crop")
 Examples = Iterable[Mapping[str, Any]]
 
@@ -65,8 +66,12 @@ def run_tasks(
     measured = _measure_global(model, processor, embedded, tasks, context.seed, device)
     if "region" in tasks:
         measured.extend(measure_region(embedded, seed=context.seed))
+    options = {"batch_size": batch_size, "device": device, "progress": progress}
+    if "robustness" in tasks and embedded.num_regions:
+        jittered = embed_jittered(model, processor, examples, seed=context.seed, **options)
+        measured.extend(measure_robustness(embedded, jittered, seed=context.seed))
     if "proposals" in tasks:
-        proposed = propose_examples(model, processor, examples, batch_size=batch_size, device=device, progress=progress)
+        proposed = propose_examples(model, processor, examples, **options)
         measured.extend(measure_proposals(proposed, seed=context.seed))
     return _outcome(measured, embedded, model_name, context)
 

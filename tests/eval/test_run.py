@@ -26,7 +26,7 @@ def test_a_saved_folder_is_evaluated_and_reported(folder, tmp_path, capsys):
     assert run.main(arguments) == 0
     results = read_results(tmp_path / "results.json")
     assert {r.model for r in results} == {"regionmed-clip", "colour-size-probe"}
-    assert {r.task for r in results} == {"retrieval", "zero_shot", "region", "proposals"}
+    assert {r.task for r in results} == {"retrieval", "zero_shot", "region", "proposals", "robustness"}
     assert all(r.command.startswith("regionmed-eval --model") for r in results)
     assert (tmp_path / "report" / "index.md").exists()
     assert (tmp_path / "results.md").read_text() in capsys.readouterr().out

@@ -125,7 +125,10 @@ def test_two_texts_never_get_equal_embeddings(models, texts):
 def test_clip_texts_cut_off_before_their_end_token_stay_apart(models):
     ids = torch.tensor([[BOS, 5, 9, 7], [BOS, 5, 7, 9], [BOS, 6, 6, 6], [BOS, 5, 9, PAD]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]])
-    assert torch.pdist(models["clip"].get_text_features(ids, mask).pooler_output).min() > 1e-3
+    texts = models["clip"].get_text_features(ids, mask).pooler_output
+    assert torch.pdist(texts).min() > 1e-3
+    unpadded = models["clip"].get_text_features(ids[3:, :3]).pooler_output
+    torch.testing.assert_close(texts[3:], unpadded, **CLOSE)
 
 
 def test_the_end_token_is_the_first_one_even_if_texts_are_padded_with_it(checkpoints, models):

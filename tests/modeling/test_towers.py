@@ -168,10 +168,16 @@ def test_a_box_on_a_larger_image_still_reads_its_own_half():
 def test_the_native_size_takes_no_interpolation(checkpoints, name, monkeypatch):
     model, image = model_with(checkpoints[name], None), pixels()
     expected = model.get_image_features(image).pooler_output
+    forward = model.vision_model.forward
+
+    def unasked(*args, interpolate_pos_encoding=False, **kwargs):
+        assert not interpolate_pos_encoding  # traced for export, the library would interpolate even here
+        return forward(*args, **kwargs)
 
     def refuse(*_, **__):
         raise AssertionError("positions were interpolated at the native size")
 
+    monkeypatch.setattr(model.vision_model, "forward", unasked)
     monkeypatch.setattr(torch.nn.functional, "interpolate", refuse)
     for arguments in ({}, {"interpolate_pos_encoding": True}, {"interpolate_pos_encoding": False}):
         assert torch.equal(model.get_image_features(image, **arguments).pooler_output, expected)

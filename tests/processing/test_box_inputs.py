@@ -45,6 +45,7 @@ def test_a_rounding_overshoot_of_half_a_pixel_is_clipped_to_the_image():
         ((1, 2, 3), "xyxy", ["must be 4 numbers"]),
         (("a", 2, 3, 4), "xyxy", ["'a'", "must be 4 numbers"]),
         ((1, 1, 1 + 1e-7, 5), "xyxy", ["no area", "points"]),
+        ((1, 1, 1.0005, 5), "xyxy", ["no area", "at least 0.001 pixels"]),
     ],
 )
 def test_a_bad_box_is_named_with_its_image_its_region_its_value_and_the_rule(box, box_format, words):

@@ -81,6 +81,13 @@ def test_a_colour_on_black_or_on_transparency_is_a_mask():
     np.testing.assert_array_equal(decode_masks([Image.fromarray(white)], SIZE)[0], MASK)
 
 
+def test_grey_that_is_transparent_is_black():
+    clear_black, clear_white = encoded(picture(), transparency=0), encoded(picture(), transparency=255)
+    np.testing.assert_array_equal(decode_masks([clear_black], SIZE)[0], MASK)
+    with pytest.raises(ValueError, match="has no pixel set"):
+        decode_masks([clear_white], SIZE)
+
+
 def test_a_palette_counts_by_its_colours_not_by_its_indices():
     image = Image.fromarray(1 - MASK.astype(np.uint8)).convert("P")  # index 1 outside, 0 inside
     image.putpalette([255, 255, 255, 0, 0, 0])

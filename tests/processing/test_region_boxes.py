@@ -153,6 +153,17 @@ def test_a_mask_in_the_frame_comes_back_without_the_padding_and_what_was_cropped
     assert not found[:, 75:].any()
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(90, 70), (5, 40), (16, 16), (33, 7)]), st.booleans())
+def test_masks_come_back_as_heat_maps_do(seed, size, is_cropped):
+    geometry = FrameGeometry.padded(size, (24, 32))
+    if is_cropped:
+        geometry = FrameGeometry.centred(size, (size[0] // 2 + 1, size[1] * 2), (24, 32))
+    generator = np.random.default_rng(seed)
+    shares = (generator.random((1, 32, 24)) * (generator.random((1, 32, 24)) < 0.1)).astype(np.float32)
+    expected = heat_to_pixels(shares[0], geometry) >= 0.3  # NaN, which was cropped away, is not
+    np.testing.assert_array_equal(geometry.masks_from_frame(shares, threshold=0.3)[0], expected)
+
+
 def test_masks_of_another_size_or_of_levels_are_refused():
     geometry = FrameGeometry.padded((8, 4), (32, 32))
     with pytest.raises(ValueError, match=r"masks have shape \(1, 8, 4\).*\(R, 4, 8\), the size of the original image"):

@@ -55,13 +55,16 @@ def test_overrides_reach_inner_keys_and_stages_by_name():
         ("stages.joint.loss_weights={box: 1}", "loss_weights has 'box'; the known terms are image_text"),
         ("stages.joint.loss_weights={}", "loss_weights is empty"),
         ("stages.joint.modes={text: lora}", "modes.text is 'lora'; it must be full or frozen"),
-        ("stages.global.modes={vision: frozen, text: frozen}", "would train nothing.*used by none of its terms image_text"),
+        ("stages.global.modes={vision: frozen, text: frozen}", "would train nothing.*by none of its terms image_text"),
         ("data=", "names no data; add data=phantom"),
         ("evaluation.tasks=[vqa]", "evaluation: tasks is .'vqa',.; it must be at least one of retrieval"),
         ("optimizer.max_grad_norm=0", "max_grad_norm is 0.0; it must be above 0"),
         ("stages.joint.learning_rate=.inf", "learning_rate is inf; it must be above 0"),
         ("name=../../x", "name is '../../x'; it must be letters"),
         ("tokenizer={vocab", "'tokenizer={vocab' is not YAML"),
+        ("distillation.regions=0", "distillation: regions is 0; it must be at least 1"),
+        ("distillation.min_side=0.7", "min_side is 0.7; it must be above 0 and at most max_side"),
+        ("distillation.max_side=1.5", "max_side is 1.5; it must be above 0 and at most 1"),
         ("tokenizer.vocab_size=10", "vocab_size is 10; it must be at least 260"),
     ],
 )
@@ -92,6 +95,19 @@ def test_the_fingerprint_follows_what_decides_the_weights_and_nothing_else():
     same = load_recipe(SMOKE, ["baseline=true", "checkpoint_every_steps=2", "evaluation.batch_size=8"])
     other = load_recipe(SMOKE, ["stages.joint.learning_rate=1e-4"])
     assert same.fingerprint() == load_recipe(SMOKE).fingerprint() != other.fingerprint()
+
+
+def test_a_label_free_stage_that_would_move_nothing_is_refused():
+    idle = "{name: s, loss_weights: {region_distillation: 1.0}, modes: {vision: frozen, roi: frozen}}"
+    with pytest.raises(ValueError, match=r"would train nothing.*used by none of its terms region_distillation"):
+        load_recipe(SMOKE, [f"stages=[{idle}]"])
+
+
+def test_the_drawn_boxes_enter_the_fingerprint_of_a_label_free_recipe_alone():
+    wider = "distillation.max_side=0.9"
+    assert load_recipe(SMOKE, [wider]).fingerprint() == load_recipe(SMOKE).fingerprint()
+    stage = "stages=[{name: s, loss_weights: {region_distillation: 1.0}}]"
+    assert load_recipe(SMOKE, [stage, wider]).fingerprint() != load_recipe(SMOKE, [stage]).fingerprint()
 
 
 @given(st.integers(0, 10**6), st.floats(1e-6, 1.0), st.booleans())

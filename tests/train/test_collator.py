@@ -1,5 +1,7 @@
 """Prepared samples become the batch of DESIGN.md section 2: ragged regions padded, every distinct text once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,16 @@ def test_a_region_without_text_takes_part_without_one(collator):
     batch = collator(chosen(sample("a", TEXTS[2], ("", TEXTS[1]))))
     assert batch["region_mask"].tolist() == [[True, True]]
     assert batch["region_text_index"].tolist() == [[-1, 0]]
+
+
+def test_an_image_of_which_nothing_is_known_has_no_text(collator):
+    unknown = replace(sample("b", TEXTS[2], ()), caption_key=-1)
+    batch = collator(chosen(sample("a", TEXTS[2], ()), unknown))
+    assert batch["text_index"].tolist() == [0, -1]
+    assert batch["text_keys"].tolist() == [12, *[-1] * 15]
+    alone = collator(chosen(unknown))
+    assert alone["text_index"].tolist() == [-1]
+    assert alone["text_keys"].tolist() == [-1] * 16
 
 
 def test_placeholder_texts_do_not_change_the_loss(collator):

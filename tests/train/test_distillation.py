@@ -167,7 +167,7 @@ def test_a_resumed_stage_reads_the_teacher_that_it_began_with(tmp_path):
     resumed = build_distiller(moved, LABEL_FREE, RECIPE, accelerator, path, "run", is_resumed=True)
     for name, tensor in began.teacher.state_dict().items():
         assert torch.equal(resumed.teacher.state_dict()[name], tensor), name
-    with pytest.raises(ValueError, match="holds the teacher of .*'run'.*this run needs that of .*'other'"):
+    with pytest.raises(ValueError, match=r"holds the teacher of .*'run'.*this run needs that of .*'other'"):
         build_distiller(moved, LABEL_FREE, RECIPE, accelerator, path, "other", is_resumed=True)
     path.unlink()
     with pytest.raises(ValueError, match="is missing; a stage of region_distillation cannot be resumed"):

@@ -8,15 +8,17 @@ import torch
 from PIL import Image
 from tiny_corpora import rows_of, small_corpus, write_corpus, write_jsonl_source
 
+from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
 from regionmed_clip.processing.corpus.built_corpus import BuiltCorpus
 from regionmed_clip.processing.corpus.data_spec import parse_data_spec
+from regionmed_clip.processing.corpus.sources.jsonl import JsonlSource
 from regionmed_clip.processing.corpus.sources.phantom import PhantomSource
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 from regionmed_clip.train import shard_store
 from regionmed_clip.train.collator import Collator, PositionedSamples, load_batches
 from regionmed_clip.train.data_stores import MixtureStore, open_data, prepare_data
-from regionmed_clip.train.frame_store import FrameStore, prepare_split
+from regionmed_clip.train.frame_store import FrameStore, prepare_split, write_part
 from regionmed_clip.train.sample_order import rank_positions
 from regionmed_clip.train.shard_store import ShardStore
 from regionmed_clip.train.tokenizer import train_tokenizer
@@ -70,9 +72,26 @@ def test_samples_and_texts_are_those_of_the_prepared_frames(tmp_path):
     for one, other in zip(shards.samples(range(10)), frames.samples(range(10)), strict=True):
         assert_same(one, other)
     assert list(shards.texts()) == list(frames.texts())
+    keys = [(row["caption_key"], [region["key"] for region in row["regions"]]) for row in rows]
+    assert list(shards.text_keys()) == list(frames.text_keys()) == keys
     for one, other in zip(shards.examples(), frames.examples(), strict=True):
         assert one["image"].tobytes() == other["image"].tobytes()
         assert {**one, "image": None} == {**other, "image": None}
+
+
+def test_a_caption_that_says_only_what_kind_of_image_it_is_has_no_key(tmp_path):
+    boxless = {"boxes_xyxy": [], "labels": []}
+    fields_of_source = {"bare": boxless, "captioned": boxless | {"caption": "A nerve."}, "boxed": {}}
+    for name, fields in fields_of_source.items():
+        source = JsonlSource(write_jsonl_source(tmp_path / name, 1, **fields))
+        (split,) = source.splits()
+        corpus = write_corpus(tmp_path / f"{name}_corpus", {split: rows_of(source.records(split))})
+        write_part(tmp_path / name / "part-0.arrow", f"jsonl:{source.root}", split, 0, 1, IMAGES.to_dict())
+        frames, shards = FrameStore(tmp_path / name, 24), ShardStore(corpus.folder, split, IMAGES)
+        for store in (frames, shards, MixtureStore([frames], [1.0])):
+            (sample,), (keys,), texts = store.samples([0]), store.text_keys(), list(store.texts())
+            assert (sample.caption_key == NO_TEXT_KEY) == (keys[0] == NO_TEXT_KEY) == (name == "bare")
+            assert texts[0] == sample.caption != ""  # a tokenizer may still learn its words
 
 
 def test_samples_come_in_the_order_asked_for(store, corpus):

@@ -1,6 +1,9 @@
 """What a stage trains and how its learning rate runs."""
 
+import dataclasses
+
 import pytest
+import torch
 from tiny_models import tiny_batch, tiny_model
 
 from regionmed_clip.train.arguments import RECIPES_FOLDER, Optimizer, Stage, TowerModes, load_recipe
@@ -8,6 +11,7 @@ from regionmed_clip.train.stages import build_optimizer, learning_rate_at, set_t
 
 GLOBAL = Stage(loss_weights={"image_text": 1.0}, modes=TowerModes(roi="frozen"))
 REGION = Stage(loss_weights={"region_text": 1.0}, modes=TowerModes(text="frozen"))
+LABEL_FREE = Stage(loss_weights={"region_distillation": 1.0})
 JOINT = Stage(loss_weights={"image_text": 1.0, "region_text": 1.0, "image_region_text": 1.0, "fused_image_text": 1.0})
 
 
@@ -19,6 +23,9 @@ def test_each_stage_trains_exactly_the_parts_its_terms_reach():
     towers = {"vision_model", "visual_projection", "text_model", "text_projection", "temperatures"}
     assert trained_parts(GLOBAL) == towers
     assert trained_parts(REGION) == {"vision_model", "roi_processor", "temperatures"}
+    assert trained_parts(LABEL_FREE) == {"vision_model", "roi_processor"}
+    frozen = dataclasses.replace(LABEL_FREE, modes=TowerModes(vision="frozen"))
+    assert trained_parts(frozen) == {"roi_processor"}
     assert trained_parts(JOINT) == towers | {"roi_processor", "region_fusion"}
 
 
@@ -36,6 +43,14 @@ def test_a_layer_that_pools_the_image_rests_while_only_regions_are_trained(tower
     stage_trained = dict(set_trained_parameters(model, REGION))
     model(**tiny_batch(), return_loss=True).loss_terms["region_text"].backward()
     assert all(parameter.grad is not None for parameter in stage_trained.values())  # DDP stops at one without
+
+
+def test_a_stage_starts_without_the_gradients_of_the_one_before():
+    model = tiny_model()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    set_trained_parameters(model, LABEL_FREE)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_only_the_temperatures_of_the_terms_are_trained():

@@ -1,0 +1,131 @@
+"""A recipe that starts from a checkpoint: whose model, tokenizer and frames it takes, and what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_checkpoints import (
+    BIOMEDCLIP_CONFIG,
+    biomedclip_tensors,
+    save_open_clip,
+    tiny_clip,
+    tiny_tokenizer,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from modeling_regionmed_clip import RegionMedClipModel
+from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
+from regionmed_clip.train.arguments import RECIPES_FOLDER, Recipe, load_recipe
+from regionmed_clip.train.pretraining import build_model
+from regionmed_clip.train.starts import digest, open_start
+
+SMOKE = RECIPES_FOLDER / "smoke.yaml"
+TIMEOUT_S = 240
+
+
+def clip_folder(folder: Path) -> Path:
+    tiny_clip(eos_token_id=1, pad_token_id=1).save_pretrained(folder)
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def recipe_from(folder: Path, *overrides: str) -> Recipe:
+    model = json.dumps({"start": str(folder)})
+    return load_recipe(SMOKE, [f"model={model}", "tokenizer.source=start", "image_size=32", *overrides])
+
+
+def test_a_start_gives_the_checkpoints_model_tokenizer_and_frames(tmp_path):
+    recipe = recipe_from(clip_folder(tmp_path), "model.roi_num_layers=2", "tokenizer.max_length=9", "seed=4")
+    start = open_start(recipe)
+    assert start.processor.image_processor.frame_size == (32, 32)
+    assert start.processor.tokenizer.model_max_length == 9
+    assert start.config.roi_num_layers == 2
+    model = build_model(recipe, start.processor)
+    torch.manual_seed(4)
+    expected = RegionMedClipModel.from_clip_pretrained(tmp_path, roi_num_layers=2)
+    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_start_may_be_in_open_clips_format_or_this_models_own(tmp_path):
+    foreign = save_open_clip(tmp_path / "foreign", BIOMEDCLIP_CONFIG, biomedclip_tensors())
+    tiny_tokenizer(pad_token="<pad>").save_pretrained(foreign)
+    start = open_start(recipe_from(foreign))
+    model = build_model(recipe_from(foreign), start.processor)
+    for part in (model, start.processor):
+        part.save_pretrained(tmp_path / "own")
+    own = recipe_from(tmp_path / "own")
+    again = build_model(own, open_start(own).processor)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ValueError, match=r"is taken as it is; leave \['roi_num_layers'\]"):
+        open_start(recipe_from(tmp_path / "own", "model.roi_num_layers=2"))
+
+
+def test_a_recipe_without_a_start_has_none():
+    assert open_start(load_recipe(SMOKE)) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tokenizer.source=train"], r"tokenizer.source 'train'; .* set both"),
+        (["image_size=48"], r"image_size is 48 and .* frames of \(32, 32\).*image_size=32"),
+        (["model.projection_dim=8"], "model.start cannot be used: .*projection_dim=8 cannot be given"),
+        (["model.roi_layers=8"], "the configuration has no such field"),
+        (["model.start=ORG/NAME"], "'ORG/NAME' is not a folder; download"),
+    ],
+)
+def test_what_does_not_fit_the_checkpoint_is_refused(tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        open_start(recipe_from(clip_folder(tmp_path), *overrides))
+
+
+def test_a_saved_processor_that_crops_is_refused_for_training(tmp_path):
+    folder = clip_folder(tmp_path / "clip")
+    RegionMedClipModel.from_clip_pretrained(folder).save_pretrained(tmp_path / "own")
+    RegionMedClipProcessor.from_clip_pretrained(folder, geometry="source").save_pretrained(tmp_path / "own")
+    with pytest.raises(ValueError, match="geometry 'source'; training needs"):
+        open_start(recipe_from(tmp_path / "own"))
+
+
+def test_the_revision_follows_the_files_and_not_their_place(tmp_path):
+    folder = clip_folder(tmp_path / "first")
+    shutil.copytree(folder, tmp_path / "second")
+    assert digest(tmp_path / "second") == digest(folder)
+    path = tmp_path / "second" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    assert digest(tmp_path / "second") != digest(folder)
+
+
+def test_a_whole_run_starts_from_a_checkpoint_and_refuses_to_resume_with_another(repository, tmp_path):
+    folder = clip_folder(tmp_path / "clip")
+    stages = [{"name": "joint", "steps": 2, "loss_weights": {"image_text": 1.0, "region_text": 1.0}}]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "train/accelerate/cpu.yaml"]
+    command += ["train/pretrain.py", "--recipe", str(SMOKE), "--output_dir", str(tmp_path / "run")]
+    command += [f"model={json.dumps({'start': str(folder)})}", "tokenizer.source=start", "image_size=32"]
+    command += ["data=phantom:num_train=16,num_test=16", "global_batch_size=8", f"stages={json.dumps(stages)}"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [*command, *arguments], cwd=repository, env=environment, capture_output=True, text=True,
+            timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+
+    finished = run()
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    final = RegionMedClipModel.from_pretrained(tmp_path / "run" / "final")
+    assert final.config.vision_config.model_type == "clip_vision_model"
+    source = RegionMedClipModel.from_clip_pretrained(folder)
+    moved = (final.visual_projection.weight - source.visual_projection.weight).abs()
+    assert 0 < moved.max() < 0.01  # two steps of AdamW from the checkpoint's weights
+    tiny_clip(eos_token_id=1, pad_token_id=1, hidden_act="gelu").save_pretrained(folder)
+    resumed = run("--resume")
+    assert resumed.returncode != 0
+    assert "resume with the recipe.yaml and data of that run" in resumed.stderr
