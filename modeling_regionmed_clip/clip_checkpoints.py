@@ -143,9 +143,10 @@ def _read_clip(source: SourceCheckpoint, model: PreTrainedModel) -> None:
 
 def _read_siglip(source: SourceCheckpoint, model: PreTrainedModel) -> None:
     width, text_width = source.vision_config.hidden_size, source.text_config.projection_size
-    if not source.vision_config.vision_use_head or width != text_width:
+    has_head = getattr(source.vision_config, "vision_use_head", True)  # transformers 5.20 has no such field
+    if not has_head or width != text_width:
         raise ValueError(
-            f"{source.name}: vision_use_head is {source.vision_config.vision_use_head}, its image embedding has width "
+            f"{source.name}: vision_use_head is {has_head}, its image embedding has width "
             f"{width} and its text embedding {text_width}; SiglipModel itself gives no logits for such a checkpoint. "
             "Use from_vision_text_pretrained, which adds projections."
         )

@@ -242,10 +242,11 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         region_coverage: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Region embeddings (B, R, D), padding exactly zero, and the region mask (B, R)."""
-        if region_boxes.ndim != 3 or region_boxes.shape[0] != patches.shape[0] or region_boxes.shape[-1] != 4:
+        shape = tuple(region_boxes.shape)
+        if len(shape) != 3 or shape[0] != patches.shape[0] or shape[1] == 0 or shape[2] != 4:
             raise ValueError(
-                f"region_boxes has shape {tuple(region_boxes.shape)}; it must be (B, R, 4) with B = {patches.shape[0]} "
-                "images, as the processor makes it."
+                f"region_boxes has shape {shape}; it must be (B, R, 4) with B = {patches.shape[0]} images and R at "
+                "least 1, as the processor makes it: an image without regions has a row of padding."
             )
         if region_mask is None:
             region_mask = torch.ones(region_boxes.shape[:2], dtype=torch.bool, device=region_boxes.device)

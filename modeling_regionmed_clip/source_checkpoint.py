@@ -21,6 +21,7 @@ GLOBAL_SCALES = ("image_text", "image_region_text", "fused_image_text")  # they 
 SCALE_STEP = 100.0
 SCALE_ROUNDING = 1e-6  # the float32 nearest to log(100) lies above it
 QUIET_CONTEXT = 0.1
+SAMPLES_PER_CHANNEL = 4  # of the affine fit
 
 logger = logging.get_logger(__name__)
 
@@ -154,11 +155,18 @@ def load_weights(model: PreTrainedModel, source: SourceCheckpoint) -> None:
 def start_region_path(model: PreTrainedModel) -> None:
     """Makes the untrained region path give nearly the dense features of the source, seen through its own projection.
 
-    The region projection becomes the linear part of the way from the tower's states to the shared space, and what the
-    prompter adds to a region's mean feature is turned down to a tenth; nothing is zero, so all of it still learns.
+    What the source does with a pooled state, the region path does with a region's: where that is one matrix it is
+    copied; where a pooling layer comes before (SigLIP's attention head, a dense layer with tanh), the best affine map
+    for what that layer gives for one patch alone. What the prompter adds to a region's mean feature is turned down to a
+    tenth; nothing is zero, so all of it still learns.
     """
     roi_processor = model.roi_processor
-    roi_processor.projection.weight.copy_(_linear_part(model))
+    if isinstance(_pooling_layer(model), nn.Identity):
+        roi_processor.projection.weight.copy_(model.visual_projection.weight)
+    else:
+        matrix, shift = _affine_fit(model)
+        roi_processor.projection.weight.copy_(matrix)
+        roi_processor.output_norm.bias.copy_(torch.linalg.lstsq(matrix, shift[:, None]).solution[:, 0])
     if roi_processor.prompter is not None:
         added = [roi_processor.prompter.box_encoding.proj]
         for block in roi_processor.prompter.blocks:
@@ -167,21 +175,26 @@ def start_region_path(model: PreTrainedModel) -> None:
             layer.weight.mul_(QUIET_CONTEXT)
 
 
-def _linear_part(model: PreTrainedModel) -> Tensor:
-    """(D, C) product of the linear maps between a patch's state and the shared space, biases and curves left out.
+def _pooling_layer(model: PreTrainedModel) -> nn.Module:
+    """What the tower pools its patches (B, P, C) by to (B, C); the identity where it has a class token for that."""
+    tower = model.vision_model
+    if model.config.image_pooling == "pooler":
+        return tower.pooler
+    return tower.head if tower.config.model_type == "siglip_vision_model" else nn.Identity()
 
-    Of SigLIP's attention pooling this is the value and output map (of one token the attention gives just that), without
-    the perceptron that follows; of a dense pooling layer its matrix, without the tanh.
+
+def _affine_fit(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    """(D, C) matrix and (D,) shift that take a normalised state nearest to where the source takes that patch alone.
+
+    Nearest in the mean square over states of independent normal channels, scaled and shifted as by the tower's last
+    norm; always the same states, whatever torch's random state is.
     """
     tower = model.vision_model
-    maps = []
-    if model.config.image_pooling == "tower" and tower.config.model_type == "siglip_vision_model":
-        attention = tower.head.attention
-        maps += [attention.in_proj_weight.chunk(3)[2], attention.out_proj.weight]
-    if model.config.image_pooling == "pooler":
-        maps.append(tower.pooler.dense.weight)
-    maps += [layer.weight for layer in model.visual_projection.modules() if isinstance(layer, nn.Linear)]
-    product = torch.eye(tower.config.hidden_size)
-    for matrix in maps:
-        product = matrix.float() @ product
-    return product
+    norm = tower.post_layernorm if hasattr(tower, "post_layernorm") else tower.layernorm
+    width = tower.config.hidden_size
+    drawn = torch.randn(SAMPLES_PER_CHANNEL * width, width, generator=torch.Generator().manual_seed(0))
+    states = drawn * norm.weight + norm.bias
+    embedded = model.visual_projection(_pooling_layer(model)(states[:, None]))  # (samples, D)
+    known = nn.functional.pad(nn.functional.layer_norm(states, (width,)), (0, 1), value=1.0)  # (samples, C + 1)
+    solution = torch.linalg.solve(known.t() @ known, known.t() @ embedded)
+    return solution[:-1].t(), solution[-1]

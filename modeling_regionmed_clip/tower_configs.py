@@ -109,10 +109,10 @@ def settle_vision_config(vision: PreTrainedConfig, image_pooling: str) -> None:
             f"RegionMedClipConfig.vision_config has image_size {vision.image_size} and patch_size "
             f"{vision.patch_size}; the patch size must divide the image size."
         )
-    if hasattr(vision, "vision_use_head"):
+    if vision.model_type == "siglip_vision_model":
         if image_pooling == "mean":
-            vision.vision_use_head = False
-        elif not vision.vision_use_head:
+            vision.vision_use_head = False  # in transformers 5.20 an attribute that only the model knows
+        elif not getattr(vision, "vision_use_head", True):
             raise ValueError(
                 f"RegionMedClipConfig.image_pooling is {image_pooling!r} and vision_config ({vision.model_type}) has "
                 "vision_use_head False, so nothing pools; set image_pooling='mean', or vision_use_head to True."

@@ -107,7 +107,7 @@ class RegionMedClipProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of the tensors of a call with images and text; regions and their texts add those of DESIGN section 2."""
+        """Names of the tensors of a call with images and text; regions and their texts add those of DESIGN.md."""
         return ["pixel_values", "input_ids", "attention_mask"]
 
     def __call__(
@@ -325,7 +325,7 @@ class RegionMedClipProcessor(ProcessorMixin):
             text_labels: the T phrases, in the order they were encoded.
             source: "proposals" takes the model's proposed regions that fit a phrase; "heat" the connected groups of hot
                 patches, for a model whose proposals are not trained: it points well, but knows whole patches only.
-            threshold: least cosine of a box and its phrase. Cosines differ from model to model; see docs/grounding.md.
+            threshold: least cosine of a box and its phrase. Cosines differ from model to model: set it by known pairs.
             box_threshold: of "proposals"; least score of the proposal itself.
             heat_share: of "heat"; how far from the median of a phrase's map to its peak a patch must reach.
             max_boxes: most boxes of a phrase in an image; None: no limit.

@@ -53,15 +53,13 @@ def _grid(geometry: FrameGeometry, patch_size: int) -> tuple[int, int]:
     return geometry.frame[1] // patch_size, geometry.frame[0] // patch_size
 
 
-def _nesting(value: Any) -> int:
+def _nesting(value: Any, kind: str) -> int:
     """How many dimensions deep lists and arrays are nested; the deepest branch counts, and a coded mask as an array."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim
-    if is_coded_mask(value):
-        return REGION_DIMS["masks"]
     if isinstance(value, (list, tuple)):
-        return 1 + max((_nesting(item) for item in value), default=0)
-    return 0
+        return 1 + max((_nesting(item, kind) for item in value), default=0)
+    return REGION_DIMS["masks"] if kind == "masks" and is_coded_mask(value) else 0
 
 
 def _kind_per_image(given: dict[str, Any], num_images: int) -> list[tuple[str, Any]]:
@@ -90,7 +88,7 @@ def _per_image(kind: str, value: Any, num_images: int) -> list[Any]:
         raise ValueError(
             f"{kind} is a {type(value).__name__}; it must be one list of regions per image. Wrap it: {kind}=[[...]]."
         )
-    is_nested = _nesting(value) > REGION_DIMS[kind] + 1 or any(item is None for item in value)
+    is_nested = _nesting(value, kind) > REGION_DIMS[kind] + 1 or any(item is None for item in value)
     holds_only_empty = len(value) > 0 and all(_is_empty(item) for item in value)
     if not is_nested and not holds_only_empty and num_images == 1:
         return [value]

@@ -27,6 +27,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "voca
 REPEATABLE = ("CLIPImageProcessor", "SiglipImageProcessor", "ViTImageProcessor", "DeiTImageProcessor")
 REPEATABLE += ("BitImageProcessor", "RegionMedClipImageProcessor")
 REPEATED_SETTINGS = ("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+IMAGE_TEXT_TYPES = ("clip", "siglip", "vision-text-dual-encoder")
 SIZE_KEYS = ("height", "width", "shortest_edge", "longest_edge")
 
 
@@ -53,7 +54,7 @@ def source_parts(path: str | Path, geometry: str, settings: dict[str, Any]) -> d
             repeated.
     """
     folder = Path(path)
-    if (folder / OPEN_CLIP_CONFIG).is_file() and not (folder / CONFIG_NAME).is_file():
+    if (folder / OPEN_CLIP_CONFIG).is_file() and not _is_image_text_model(folder / CONFIG_NAME):
         source = _from_open_clip(folder, geometry)
     else:
         source = _from_transformers(str(path), geometry)
@@ -69,6 +70,13 @@ def source_parts(path: str | Path, geometry: str, settings: dict[str, Any]) -> d
         "tokenizer": source.tokenizer,
         "text_pad_to_full_length": source.text_type == "siglip_text_model",
     }
+
+
+def _is_image_text_model(config_path: Path) -> bool:
+    """Whether a config.json is of a whole model of transformers; in open_clip's folders it may be of a text tower."""
+    if not config_path.is_file():
+        return False
+    return json.loads(config_path.read_text(encoding="utf-8")).get("model_type") in IMAGE_TEXT_TYPES
 
 
 def _from_transformers(path: str, geometry: str) -> _Source:

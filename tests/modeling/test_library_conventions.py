@@ -126,7 +126,7 @@ def gradients(model: RegionMedClipModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpointing_recomputes_and_gives_equal_gradients(use_reentrant):
     model, runs = fused_model().train(), []
-    model.roi_processor.prompter.blocks[0].mlp.register_forward_hook(lambda *_: runs.append(1))
+    model.roi_processor.prompter.blocks[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     expected = gradients(model)
     assert len(runs) == 1
     model.activation_checkpointing_enable({"use_reentrant": use_reentrant})

@@ -138,6 +138,7 @@ def test_other_towers_embed_texts_apart_and_ignore_padding(changes):
     ("changes", "message"),
     [
         ({"region_boxes": torch.zeros(2, 1, 4)}, r"region_boxes has shape \(2, 1, 4\).*B = 3"),
+        ({"region_boxes": torch.zeros(3, 0, 4)}, r"region_boxes has shape \(3, 0, 4\).*R at least 1.*row of padding"),
         ({"region_coverage": torch.ones(3, 2, 7, 7)}, r"region_coverage has shape .*\(3, 2, 4, 4\).*patch_size 12"),
     ],
 )

@@ -235,7 +235,7 @@ def test_a_region_cropped_away_is_masked_with_a_warning_and_the_others_follow_th
         ({"boxes": [[BOX]]}, "boxes has 1 entries for 2 images"),
         ({"boxes": [BOX, BOX]}, r"boxes is one list of regions for 2 images.*boxes=\[\[...\], \[...\]\]"),
         ({"boxes": "all"}, "boxes is a str"),
-        ({"masks": [tall_masks(), None]}, r"image 0: masks have shape \(2, 60, 30\).*\(R, 50, 100\)"),
+        ({"masks": [tall_masks(), None]}, r"image 0, region 0: the mask has shape \(60, 30\).*\(50, 100\)"),
         ({"points": [[(3, 4)], [(30, 5)]]}, "image 1, region 0: point .*outside the image of 30 x 60"),
         ({"boxes": [[BOX], []], "box_format": "yxyx"}, "box_format 'yxyx' is not known"),
         ({"boxes": [[BOX], []], "region_text": [["a", "b"], []]}, "image 0: region_text .* 1 regions"),

@@ -120,6 +120,11 @@ def test_bad_masks_are_named_by_image_and_region(processor, masks, words):
         processor(images=[WIDE, TALL], masks=masks)
 
 
+def test_a_text_among_the_numbers_of_a_box_is_named_with_its_box(processor):
+    with pytest.raises(ValueError, match=r"image 0, region 0: box \('a', 2, 3, 4\) must be 4 numbers"):
+        processor(images=WIDE, boxes=[("a", 2, 3, 4)])
+
+
 def test_every_kind_of_region_of_the_same_place_has_the_same_coverage(processor):
     box = np.zeros((1, 50, 100), dtype=bool)
     box[0, 10:40, 30:60] = True

@@ -181,6 +181,20 @@ def test_open_clips_own_pixels_are_repeated_with_torchvisions_crop(tmp_path):
     assert loaded.image_processor.geometry_for(35, 32).offset == (-2, 0)
 
 
+@pytest.mark.parametrize(("model_type", "format_taken"), [("bert", "open_clip"), ("clip", "transformers")])
+def test_of_two_formats_in_one_folder_a_whole_model_of_transformers_is_taken_first(tmp_path, model_type, format_taken):
+    folder = save_open_clip(tmp_path, BIOMEDCLIP_CONFIG, biomedclip_tensors())
+    if model_type == "clip":
+        folder_of(folder, tiny_clip(), CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=SQUARE))
+    else:
+        (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+        tiny_tokenizer().save_pretrained(folder)
+    processor = RegionMedClipProcessor.from_clip_pretrained(folder)
+    model = RegionMedClipModel.from_clip_pretrained(folder)
+    patch_size = {"open_clip": 16, "transformers": 8}[format_taken]
+    assert processor.image_processor.patch_size == model.config.vision_config.patch_size == patch_size
+
+
 def test_a_squashing_open_clip_source_is_repeated(tmp_path):
     config = copy.deepcopy(NATIVE_CONFIG)
     config["preprocess_cfg"] = {

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tiny_corpora import write_jsonl_source
+from tiny_corpora import rows_of, write_corpus, write_jsonl_source
 
 from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
+from regionmed_clip.processing.corpus.sources.jsonl import JsonlSource
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
-from regionmed_clip.train.arguments import RECIPES_FOLDER, Recipe, load_recipe
-from regionmed_clip.train.frame_store import StoredSample
+from regionmed_clip.train import pretraining
+from regionmed_clip.train.arguments import RECIPES_FOLDER, Recipe, load_recipe, parse_command_line
+from regionmed_clip.train.frame_store import FrameStore, StoredSample, write_part
 from regionmed_clip.train.metrics_log import read_metrics
 from regionmed_clip.train.pretraining import build_model
 from regionmed_clip.train.sample_order import SampleOrder
@@ -32,7 +33,7 @@ STAGES = [
     {"name": "joint", "steps": 2, "loss_weights": {"image_text": 1.0, "region_distillation": 0.5}},
 ]
 BOXES = "distillation={regions: 2, min_side: 0.3, max_side: 0.7}"
-TIMEOUT_S = 240
+CPU_2_PROCESSES = "train/accelerate/cpu_2_processes.yaml"
 
 
 class Noise:
@@ -69,7 +70,7 @@ def trainer(recipe: Recipe, output_dir: Path) -> Trainer:
     return Trainer(recipe, model, processor, Noise(), output_dir, Accelerator(cpu=True), "run")
 
 
-@pytest.mark.parametrize("last_step", [1, 3, 4, 6, 7])  # before, inside and at the end of the label-free stages
+@pytest.mark.parametrize("last_step", [3, 5, 8])  # resumed where a stage begins, and in the middle of both
 def test_a_label_free_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(
     recipe, tmp_path, monkeypatch, last_step
 ):
@@ -124,34 +125,57 @@ def test_the_teacher_is_the_model_that_the_stage_began_with(recipe, tmp_path, mo
     assert [row["num_positives_region_distillation"] for row in read_metrics(tmp_path / "metrics.jsonl")[2:]] == [8] * 7
 
 
-def launch(repository: Path, recipe: Path, output_dir: Path, config: str) -> subprocess.CompletedProcess:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"train/accelerate/{config}.yaml"]
-    command = [*launcher, "train/pretrain.py", "--recipe", str(recipe), "--output_dir", str(output_dir)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(
-        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+def images_alone(folder: Path, num_images: int) -> Path:
+    """A jsonl source whose rows have neither a caption nor a region."""
+    return write_jsonl_source(folder, num_images, boxes_xyxy=[], labels=[], qa=[], mask=None)
 
 
-def test_a_folder_of_images_alone_trains_and_is_evaluated_alike_on_one_and_two_processes(repository, tmp_path):
-    source = write_jsonl_source(tmp_path / "images_alone", 24, boxes_xyxy=[], labels=[], qa=[], mask=None)
-    values = yaml.safe_load(SMOKE.read_text()) | {"data": f"jsonl:{source}", "global_batch_size": 4, "name": "alone"}
+def losses_on_one_process(recipe: Recipe, source: Path, folder: Path) -> list[float]:
+    """The losses of the same run on one process, in this one."""
+    part = folder / "part-0.arrow"
+    folder.mkdir()
+    image_processor = RegionMedClipImageProcessor(size={"height": 48, "width": 48}, patch_size=8)
+    write_part(part, f"jsonl:{source}", "train", 0, 1, image_processor.to_dict())
+    store = FrameStore(folder, 48)
+    settings = recipe.tokenizer
+    tokenizer = train_tokenizer(store.texts(), settings.vocab_size, settings.max_length)
+    processor = RegionMedClipProcessor(image_processor, tokenizer)
+    model = build_model(recipe, processor)
+    Trainer(recipe, model, processor, store, folder, Accelerator(cpu=True), "run").train(resume=False)
+    return [row["loss"] for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_a_folder_of_images_alone_trains_on_two_processes_as_on_one_and_is_evaluated(repository, tmp_path):
+    source = images_alone(tmp_path / "images_alone", 24)
     stage = {"name": "label_free", "steps": 3, "loss_weights": {"region_distillation": 1.0}}
-    values |= {"stages": [stage], "distillation": {"regions": 2, "min_side": 0.25}}
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(values))
-    losses = []
-    for config in ("cpu", "cpu_2_processes"):
-        finished = launch(repository, recipe, tmp_path / config, config)
-        assert finished.returncode == 0, finished.stderr[-4000:]
-        losses.append([row["loss"] for row in read_metrics(tmp_path / config / "metrics.jsonl")])
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)  # float32
+    overrides = [f"data=jsonl:{source}", "global_batch_size=4", f"stages=[{json.dumps(stage)}]"]
+    overrides += ["distillation={regions: 2, min_side: 0.25}", "evaluation.tasks=[retrieval, zero_shot, region]"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CPU_2_PROCESSES]
+    command = [*launch, "train/pretrain.py", "--recipe", str(SMOKE), "--output_dir", str(tmp_path / "run"), *overrides]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    finished = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-4000:]
     assert "n/a: no regions in the split" in finished.stdout
-    results = json.loads((tmp_path / "cpu" / "results.json").read_text())
-    assert results
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {result["value"] for result in results} == {None}
-    assert (tmp_path / "cpu" / "final" / "model.safetensors").is_file()
-    values["stages"] = [stage | {"loss_weights": {"image_text": 1.0}}]
-    recipe.write_text(yaml.safe_dump(values))
-    refused = launch(repository, recipe, tmp_path / "refused", "cpu")
-    assert "has the term 'image_text', and no image of the training split" in refused.stderr
+    assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
+    losses = [row["loss"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    alone = losses_on_one_process(load_recipe(SMOKE, overrides), source, tmp_path / "alone")
+    assert losses == pytest.approx(alone, abs=1e-5)  # float32
+
+
+def test_images_alone_are_refused_by_a_stage_that_needs_their_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "use_all_cores", lambda accelerator: None)  # this process is to keep its threads
+    records = list(JsonlSource(images_alone(tmp_path / "source", 24)).records("train"))
+    corpus = write_corpus(tmp_path / "corpus", {"train": rows_of(records), "test": rows_of(records[:4])})
+    overrides = [f"data={corpus.folder}", "distillation.min_side=0.25", "precision=fp32"]
+    command = parse_command_line(["--recipe", str(SMOKE), "--output_dir", str(tmp_path / "run"), *overrides])
+    with pytest.raises(
+        ValueError, match="stage 'global' has the term 'image_text', and no image of the training split"
+    ):
+        pretraining.pretrain(command)
+    label_free = "stages=[{name: s, loss_weights: {region_distillation: 1.0}}]"
+    overrides += [label_free, "baseline=true"]
+    command = parse_command_line(["--recipe", str(SMOKE), "--output_dir", str(tmp_path / "run"), *overrides])
+    with pytest.raises(ValueError, match="recipe 'smoke-plain-clip': stage 's' has the term 'image_text'"):
+        pretraining.pretrain(command)

@@ -1,10 +1,7 @@
 """A recipe that starts from a checkpoint: whose model, tokenizer and frames it takes, and what it refuses."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,12 +17,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from modeling_regionmed_clip import RegionMedClipModel
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
-from regionmed_clip.train.arguments import RECIPES_FOLDER, Recipe, load_recipe
+from regionmed_clip.train import pretraining
+from regionmed_clip.train.arguments import RECIPES_FOLDER, Recipe, load_recipe, parse_command_line
 from regionmed_clip.train.pretraining import build_model
 from regionmed_clip.train.starts import digest, open_start
 
 SMOKE = RECIPES_FOLDER / "smoke.yaml"
-TIMEOUT_S = 240
 
 
 def clip_folder(folder: Path) -> Path:
@@ -103,29 +100,19 @@ def test_the_revision_follows_the_files_and_not_their_place(tmp_path):
     assert digest(tmp_path / "second") != digest(folder)
 
 
-def test_a_whole_run_starts_from_a_checkpoint_and_refuses_to_resume_with_another(repository, tmp_path):
+def test_a_whole_run_starts_from_a_checkpoint_and_refuses_to_resume_with_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(pretraining, "use_all_cores", lambda accelerator: None)
     folder = clip_folder(tmp_path / "clip")
     stages = [{"name": "joint", "steps": 2, "loss_weights": {"image_text": 1.0, "region_text": 1.0}}]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "train/accelerate/cpu.yaml"]
-    command += ["train/pretrain.py", "--recipe", str(SMOKE), "--output_dir", str(tmp_path / "run")]
+    command = ["--recipe", str(SMOKE), "--output_dir", str(tmp_path / "run"), f"stages={json.dumps(stages)}"]
     command += [f"model={json.dumps({'start': str(folder)})}", "tokenizer.source=start", "image_size=32"]
-    command += ["data=phantom:num_train=16,num_test=16", "global_batch_size=8", f"stages={json.dumps(stages)}"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [*command, *arguments], cwd=repository, env=environment, capture_output=True, text=True,
-            timeout=TIMEOUT_S, check=False,
-        )  # fmt: skip
-
-    finished = run()
-    assert finished.returncode == 0, finished.stderr[-4000:]
-    final = RegionMedClipModel.from_pretrained(tmp_path / "run" / "final")
-    assert final.config.vision_config.model_type == "clip_vision_model"
+    command += ["data=phantom:num_train=16,num_test=16", "global_batch_size=8"]
+    trained = pretraining.pretrain(parse_command_line(command))
     source = RegionMedClipModel.from_clip_pretrained(folder)
-    moved = (final.visual_projection.weight - source.visual_projection.weight).abs()
+    moved = (trained.model.visual_projection.weight - source.visual_projection.weight).abs()
     assert 0 < moved.max() < 0.01  # two steps of AdamW from the checkpoint's weights
+    assert trained.facts()["training"][0] == "started from the checkpoint clip"
     tiny_clip(eos_token_id=1, pad_token_id=1, hidden_act="gelu").save_pretrained(folder)
-    resumed = run("--resume")
-    assert resumed.returncode != 0
-    assert "resume with the recipe.yaml and data of that run" in resumed.stderr
+    with pytest.raises(ValueError, match=r"resume with the recipe.yaml and data of that run"):
+        pretraining.pretrain(parse_command_line([*command, "--resume"]))
