@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel, SiglipTextModel
 from transformers.utils import CONFIG_NAME, logging
 
 from .open_clip_checkpoints import is_open_clip, read_open_clip
@@ -14,9 +14,9 @@ from .tower_configs import REFUSED_TYPES
 
 WHOLE_CHECKPOINTS = ("clip", "siglip", "vision-text-dual-encoder")
 # How a dual encoder's towers pool: those with a dense layer on the first token, and those that pool as here anyway.
-DENSE_POOLERS = ("vit", "deit", "bert", "roberta", "xlm-roberta", "camembert", "mpnet")
+DENSE_POOLERS = ("vit", "deit", "bert", "roberta", "xlm-roberta", "camembert")
 OWN_POOLING = ("clip_vision_model", "siglip_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
-OWN_POOLING += ("clip_text_model", "siglip_text_model")
+OWN_POOLING += ("clip_text_model",)  # SiglipTextModel is unknown to AutoModel, so no dual encoder has it
 POOLING_LAYERS = ("pooler.", "head.")
 
 logger = logging.get_logger(__name__)
@@ -42,7 +42,7 @@ class CheckpointStarts:
 
         Raises:
             ValueError: for another kind of checkpoint (NaFlex SigLIP2 by name), an override that contradicts it, and a
-                tensor that is missing, left over or of another shape.
+                tensor that is missing or of another shape; in open_clip's format also for one without a known place.
         """
         with torch.random.fork_rng(devices=[]):  # what loading draws at random is not kept
             source = read_whole_checkpoint(path)
@@ -67,15 +67,13 @@ class CheckpointStarts:
         """
         towers = {"vision": vision, "text": text}
         names = [str(tower) if isinstance(tower, (str, Path)) else type(tower).__name__ for tower in towers.values()]
-        configs, weights = {}, {}
+        parts = {"fields": {}, "weights": {}, "ignored": {}, "fresh": (*REGION_PARTS, *PROJECTIONS)}
         with torch.random.fork_rng(devices=[]):
             for side, tower in towers.items():
-                configs[f"{side}_config"], part = read_tower(tower, side)
-                weights |= {f"{side}_model.{name}": tensor for name, tensor in part.items()}
-        fresh = (*REGION_PARTS, *PROJECTIONS)
-        return build_model(
-            cls, SourceCheckpoint(" + ".join(names), **configs, fields={}, weights=weights, fresh=fresh), overrides
-        )
+                parts[f"{side}_config"], weights, left_over = read_tower(tower, side)
+                parts["weights"] |= {f"{side}_model.{name}": tensor for name, tensor in weights.items()}
+                parts["ignored"] |= dict.fromkeys(left_over, f"it is no part of the {side} encoder")
+        return build_model(cls, SourceCheckpoint(" + ".join(names), **parts), overrides)
 
 
 def read_whole_checkpoint(path: str | Path) -> SourceCheckpoint:
@@ -88,7 +86,7 @@ def read_whole_checkpoint(path: str | Path) -> SourceCheckpoint:
         if is_open_clip(folder):
             return read_open_clip(folder)
         raise ValueError(f"{path} has model_type {model_type!r}; {_way_out(model_type)}")
-    model, weights, left_over = _load(str(path))
+    model, weights, left_over = _load(str(path), model_type)
     readers = {"clip": _read_clip, "siglip": _read_siglip, "vision-text-dual-encoder": _read_dual_encoder}
     source = SourceCheckpoint(str(path), model.config.vision_config, model.config.text_config, {}, weights)
     source.ignored = dict.fromkeys(left_over, f"{type(model).__name__} has no such tensor")
@@ -112,16 +110,16 @@ def _way_out(model_type: str) -> str:
     )
 
 
-def _load(path: str) -> tuple[PreTrainedModel, dict[str, Tensor], list[str]]:
+def _load(path: str, model_type: str) -> tuple[PreTrainedModel, dict[str, Tensor], list[str]]:
     """A model of transformers in float32, its weights as far as they were read, and the names of tensors left over.
 
     Raises:
         ValueError: if weights other than those of a pooling layer were not read, or do not fit.
     """
+    auto_class = SiglipTextModel if model_type == "siglip_text_model" else AutoModel  # which does not know that one
+    settings = {"dtype": torch.float32, "output_loading_info": True}
     try:
-        model, info = AutoModel.from_pretrained(
-            path, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
-        )
+        model, info = auto_class.from_pretrained(path, trust_remote_code=False, **settings)
     except RuntimeError as error:  # the library's answer to shapes that do not fit
         raise ValueError(f"{path}: the weights do not fit config.json: {error}") from error
     missing = sorted(info["missing_keys"])
@@ -146,9 +144,9 @@ def _read_siglip(source: SourceCheckpoint, model: PreTrainedModel) -> None:
     has_head = getattr(source.vision_config, "vision_use_head", True)  # transformers 5.20 has no such field
     if not has_head or width != text_width:
         raise ValueError(
-            f"{source.name}: vision_use_head is {has_head}, its image embedding has width "
-            f"{width} and its text embedding {text_width}; SiglipModel itself gives no logits for such a checkpoint. "
-            "Use from_vision_text_pretrained, which adds projections."
+            f"{source.name}: vision_use_head is {has_head}, its image embedding has width {width} and its text "
+            f"embedding {text_width}; SiglipModel itself gives no logits for such a checkpoint. Use "
+            "from_vision_text_pretrained, which adds projections."
         )
     source.fields |= {"projection_dim": width, "image_pooling": "tower", "text_pooling": "last"}
     source.fields |= {"visual_projection_type": "identity", "text_projection_type": "identity", "embedding_norm": "l2"}
@@ -182,12 +180,16 @@ def _read_dual_encoder(source: SourceCheckpoint, model: PreTrainedModel) -> None
         source.fields[pooling] = "pooler" if model_type in DENSE_POOLERS else own
 
 
-def read_tower(tower: str | Path | PreTrainedModel, side: str) -> tuple[PreTrainedConfig, dict[str, Tensor]]:
-    """Config and weights, float32, of the "vision" or "text" encoder that is given, or lies in the checkpoint given."""
-    prefix = f"{side}_model."
+def read_tower(tower: str | Path | PreTrainedModel, side: str) -> tuple[PreTrainedConfig, dict[str, Tensor], list[str]]:
+    """Of the "vision" or "text" encoder that is given, or lies in the checkpoint given.
+
+    Returns:
+        its config, its weights in float32, and the names of tensors beside it that belong to no whole checkpoint.
+    """
+    prefix, left_over = f"{side}_model.", []
     if isinstance(tower, PreTrainedModel):
         model = getattr(tower, f"{side}_model", tower).base_model
-        return model.config, {name: tensor.float() for name, tensor in model.state_dict().items()}
+        return model.config, {name: tensor.float() for name, tensor in model.state_dict().items()}, left_over
     if is_open_clip(Path(tower)) and not (Path(tower) / CONFIG_NAME).is_file():
         source = read_open_clip(Path(tower))
         config, weights = getattr(source, f"{side}_config"), source.weights
@@ -195,10 +197,11 @@ def read_tower(tower: str | Path | PreTrainedModel, side: str) -> tuple[PreTrain
         model_type = _model_type(tower)
         if model_type in REFUSED_TYPES or model_type == "regionmed_clip":
             raise ValueError(f"{tower} has model_type {model_type!r}; {_way_out(model_type)}")
-        model, weights, _ = _load(str(tower))
+        model, weights, left_over = _load(str(tower), model_type)
         if not hasattr(model, f"{side}_model"):
-            return model.config, weights
+            return model.config, weights, left_over
         config = getattr(model, f"{side}_model").config
         if config.model_type == "siglip_text_model":
             config = _with_ids_of_tokenizer(config, str(tower))
-    return config, {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    return config, weights, left_over

@@ -13,14 +13,20 @@ from transformers import (
     BertModel,
     CLIPConfig,
     CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
     SiglipConfig,
     SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
     VisionTextDualEncoderModel,
     ViTConfig,
     ViTModel,
@@ -63,9 +69,12 @@ def tiny_dual_encoder(vision: str, text: str) -> VisionTextDualEncoderModel:
     vision_model = {
         "vit": lambda: ViTModel(ViTConfig(**VISION)),
         "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**VISION)),
+        "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**VISION)),
+        "dinov2": lambda: Dinov2Model(Dinov2Config(**VISION)),
     }[vision]()
     text_model = {
         "bert": lambda: BertModel(BertConfig(**TEXT)),
+        "clip text": lambda: CLIPTextModel(CLIPTextConfig(**TEXT, **CLIP_IDS)),
         "roberta": lambda: RobertaModel(RobertaConfig(**{**TEXT, "max_position_embeddings": LENGTH + 2})),
     }[text]()
     return roughened(VisionTextDualEncoderModel(vision_model=vision_model, text_model=text_model))
@@ -77,6 +86,8 @@ WHOLE_MODELS = {
     "siglip": tiny_siglip,
     "vit and bert": lambda: tiny_dual_encoder("vit", "bert"),
     "clip and roberta": lambda: tiny_dual_encoder("clip", "roberta"),
+    "siglip vision and clip text": lambda: tiny_dual_encoder("siglip", "clip text"),
+    "dinov2 and bert": lambda: tiny_dual_encoder("dinov2", "bert"),
 }
 
 

@@ -103,6 +103,7 @@ def build_distiller(
     recipe: Recipe,
     accelerator: Accelerator,
     teacher_path: Path,
+    *,
     identity: str,
     is_resumed: bool,
 ) -> Distiller | None:

@@ -144,7 +144,13 @@ class Trainer:
         teacher_path = self.checkpoints / f"teacher_{first_step:08d}.safetensors"
         is_resumed = step > first_step
         self.distiller = build_distiller(
-            self.model, stage, self.recipe, self.accelerator, teacher_path, self.fingerprint, is_resumed
+            self.model,
+            stage,
+            self.recipe,
+            self.accelerator,
+            teacher_path,
+            identity=self.fingerprint,
+            is_resumed=is_resumed,
         )
         trained = set_trained_parameters(self.model, stage)
         optimizer = build_optimizer(trained, stage, self.recipe.optimizer)

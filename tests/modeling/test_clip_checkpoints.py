@@ -40,7 +40,7 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_regionmed_clip import RegionMedClipModel
+from modeling_regionmed_clip import RegionMedClipModel, source_checkpoint
 
 FRESH = ("roi_processor.", "region_fusion.", "proposal_head.")
 
@@ -241,7 +241,9 @@ def test_a_missing_tensor_and_one_of_another_shape_are_errors(tmp_path):
 # ---- two separate encoders
 
 
-def test_two_encoders_keep_their_weights_and_the_projections_follow_the_seed(tmp_path):
+def test_two_encoders_keep_their_weights_and_the_projections_follow_the_seed(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(source_checkpoint.logger, "warning", told.append)
     vision = roughened(ViTForImageClassification(ViTConfig(**VISION)))
     text = roughened(BertForMaskedLM(BertConfig(**TEXT)))
     folders = saved(vision, tmp_path / "vision"), saved(text, tmp_path / "text")
@@ -254,6 +256,7 @@ def test_two_encoders_keep_their_weights_and_the_projections_follow_the_seed(tmp
     assert equal_states(models[0].vision_model, vision.vit)
     found = models[0].text_model.state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in text.bert.state_dict().items())
+    assert any("'classifier.weight' is not used: it is no part of the vision encoder" in text for text in told)
     assert models[0].visual_projection.weight.shape == (8, 32)
     assert models[0](**tiny_inputs()).logits_per_image.shape == (3, 4)
 
@@ -275,6 +278,12 @@ def test_a_pooling_that_passes_a_tower_s_head_leaves_the_head_behind(tmp_path):
     model = RegionMedClipModel.from_vision_text_pretrained(folder, folder, image_pooling="mean", text_pooling="mean")
     assert not [name for name in model.state_dict() if ".head." in name]
     assert equal_states(model.vision_model.encoder, siglip.vision_model.encoder)
+
+
+def test_a_siglip_text_encoder_saved_alone_is_read(tmp_path):
+    text = tiny_siglip().text_model
+    model = RegionMedClipModel.from_vision_text_pretrained(tiny_clip(), saved(text, tmp_path))
+    assert equal_states(model.text_model, text)
 
 
 def test_a_dino_tower_keeps_its_mask_token(tmp_path):

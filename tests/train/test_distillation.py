@@ -162,19 +162,22 @@ def test_a_label_free_stage_moves_every_parameter_that_it_trains_and_no_other(mo
 
 def test_a_resumed_stage_reads_the_teacher_that_it_began_with(tmp_path):
     path, accelerator = tmp_path / "teacher.safetensors", Accelerator(cpu=True)
-    began = build_distiller(tiny_model(seed=1), LABEL_FREE, RECIPE, accelerator, path, "run", is_resumed=False)
+    began = build_distiller(tiny_model(seed=1), LABEL_FREE, RECIPE, accelerator, path, identity="run", is_resumed=False)
     moved = tiny_model(seed=2)
-    resumed = build_distiller(moved, LABEL_FREE, RECIPE, accelerator, path, "run", is_resumed=True)
+    resumed = build_distiller(moved, LABEL_FREE, RECIPE, accelerator, path, identity="run", is_resumed=True)
     for name, tensor in began.teacher.state_dict().items():
         assert torch.equal(resumed.teacher.state_dict()[name], tensor), name
     with pytest.raises(ValueError, match=r"holds the teacher of .*'run'.*this run needs that of .*'other'"):
-        build_distiller(moved, LABEL_FREE, RECIPE, accelerator, path, "other", is_resumed=True)
+        build_distiller(moved, LABEL_FREE, RECIPE, accelerator, path, identity="other", is_resumed=True)
     path.unlink()
     with pytest.raises(ValueError, match="is missing; a stage of region_distillation cannot be resumed"):
-        build_distiller(moved, LABEL_FREE, RECIPE, accelerator, path, "run", is_resumed=True)
+        build_distiller(moved, LABEL_FREE, RECIPE, accelerator, path, identity="run", is_resumed=True)
 
 
 def test_a_stage_without_the_term_has_no_teacher(tmp_path):
     path = tmp_path / "teacher.safetensors"
-    assert build_distiller(tiny_model(), Stage(), RECIPE, Accelerator(cpu=True), path, "run", False) is None
+    assert (
+        build_distiller(tiny_model(), Stage(), RECIPE, Accelerator(cpu=True), path, identity="run", is_resumed=False)
+        is None
+    )
     assert not path.exists()
