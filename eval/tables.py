@@ -21,6 +21,8 @@ METRIC_ORDER = (
     "text_to_image_recall@5",
     "text_to_image_recall@10",
     "macro_auroc",
+    "place_accuracy",
+    "laterality_accuracy",
     "region_jitter_cosine@10",
     "region_jitter_cosine@20",
     "proposal_recall",
@@ -33,6 +35,8 @@ METRIC_TITLES = {
     "region_balanced_accuracy": "region label, balanced accuracy",
     "region_median_cosine": "two boxes, one image: median cosine ↓",
     "macro_auroc": "zero-shot finding, macro AUROC",
+    "place_accuracy": "region → right place among other places",
+    "laterality_accuracy": "region → right side of the two",
     "region_jitter_cosine@10": "a box jittered by 10 %: mean cosine",
     "region_jitter_cosine@20": "a box jittered by 20 %: mean cosine",
     "proposal_recall": "proposals: recall at IoU 0.5, boxes of a patch or more",
@@ -98,9 +102,9 @@ def metric_title(metric: str) -> str:
 
 
 def stratum_title(source: str | None, stratum: str | None) -> str:
-    """The data of a row: "all", "bccd", or "phantom: fundus"."""
+    """The data of a row: "all", "bccd", "phantom: fundus", or a stratum over all sources, "noisy boxes"."""
     if source is None:
-        return "all"
+        return stratum or "all"
     return source if stratum is None else f"{source}: {stratum}"
 
 

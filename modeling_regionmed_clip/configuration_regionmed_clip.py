@@ -1,5 +1,7 @@
 """Configuration of RegionMed-CLIP: two towers by their own configs, the ROI processor and the shared space."""
 
+import math
+
 from transformers import AutoConfig, PreTrainedConfig
 
 from .tower_configs import (
@@ -51,7 +53,7 @@ class RegionMedClipConfig(PreTrainedConfig):
         initializer_range: kept for tools that read it; the projections use 1 / sqrt(fan in).
 
     Raises:
-        ValueError: for an unknown tower type, pooling or ROI mode, or a size that does not divide.
+        ValueError: for an unknown tower type, pooling or ROI mode, a size that does not divide, a number out of range.
     """
 
     model_type = "regionmed_clip"
@@ -87,6 +89,7 @@ class RegionMedClipConfig(PreTrainedConfig):
             self.fusion_num_heads = max(1, self.projection_dim // 64)
         self._check_choices()
         self._check_sizes()
+        self._check_numbers()
         super().__post_init__(**kwargs)
 
     def _check_choices(self) -> None:
@@ -109,10 +112,6 @@ class RegionMedClipConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"RegionMedClipConfig.{name} is {value!r}; it must be a whole number of at least 1.")
-        if not 0 <= self.proposal_threshold <= 1:
-            raise ValueError(
-                f"RegionMedClipConfig.proposal_threshold is {self.proposal_threshold}; a score lies in [0, 1]."
-            )
         for side, width in (("visual", self.pooled_image_width), ("text", self.pooled_text_width)):
             if getattr(self, f"{side}_projection_type") == "identity" and width != self.projection_dim:
                 raise ValueError(
@@ -127,6 +126,20 @@ class RegionMedClipConfig(PreTrainedConfig):
                 raise ValueError(
                     f"RegionMedClipConfig.{name} is {getattr(self, name)}; it must divide {width_name} = {width}."
                 )
+
+    def _check_numbers(self) -> None:
+        rules = {"logit_scale_init_value": "", "logit_scale_max": " above 0", "proposal_threshold": " in [0, 1]"}
+        if self.logit_bias_init_value is not None:
+            rules["logit_bias_init_value"] = ""
+        for name, rule in rules.items():
+            value = getattr(self, name)
+            is_met = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if name == "logit_scale_max":
+                is_met = is_met and value > 0
+            elif name == "proposal_threshold":
+                is_met = is_met and 0 <= value <= 1
+            if not is_met:
+                raise ValueError(f"RegionMedClipConfig.{name} is {value!r}; it must be a finite number{rule}.")
 
     @property
     def grid_size(self) -> int:

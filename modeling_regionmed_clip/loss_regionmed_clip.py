@@ -167,7 +167,7 @@ def proposal_loss(
         logits: (B, P) float.
         boxes: (B, P, 4) float; fractions of the frame.
         target_boxes, target_mask: (B, R, 4) float, (B, R) bool; annotated regions, False = padding. Unannotated
-            regions count as background.
+            regions count as background. What lies outside the frame is cut off; an inverted box is no target.
         patch_boxes: (P, 4) float; fractions of the frame.
 
     Returns:
@@ -176,14 +176,16 @@ def proposal_loss(
     Source: dense assignment as FCOS, arXiv:1904.01355; quality focal loss, arXiv:2006.04388, eq. 6; GIoU,
     arXiv:1902.09630; weights 5 and 2 of DETR, arXiv:2005.12872.
     """
-    logits, boxes, target_boxes = logits.float(), boxes.float(), target_boxes.float()
+    logits, boxes = logits.float(), boxes.float()
+    target_boxes = target_boxes.float().masked_fill(~target_mask[..., None], 0.0).clamp(0.0, 1.0)
     patch_centres = (patch_boxes[:, :2] + patch_boxes[:, 2:]) / 2  # (P, 2)
     patch_side = patch_boxes[0, 2:] - patch_boxes[0, :2]
     middle = (target_boxes[..., :2] + target_boxes[..., 2:]) / 2  # (B, R, 2)
     extent = target_boxes[..., 2:] - target_boxes[..., :2]
     radius = torch.maximum(extent / 4, patch_side / 2) * ROUNDING_MARGIN
     offset = (patch_centres[None, :, None] - middle[:, None]).abs()  # (B, P, R, 2)
-    stands_for = (offset <= radius[:, None]).all(dim=-1) & target_mask[:, None]  # (B, P, R)
+    is_target = target_mask & (extent >= 0).all(dim=-1)  # (B, R)
+    stands_for = (offset <= radius[:, None]).all(dim=-1) & is_target[:, None]  # (B, P, R)
     areas = extent.prod(dim=-1)[:, None].expand_as(stands_for).masked_fill(~stands_for, torch.inf)
     chosen = areas.argmin(dim=-1)  # (B, P)
     is_positive = stands_for.any(dim=-1)

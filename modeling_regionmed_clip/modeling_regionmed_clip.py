@@ -17,7 +17,7 @@ from .clip_checkpoints import CheckpointStarts
 from .configuration_regionmed_clip import RegionMedClipConfig
 from .loss_regionmed_clip import PROPOSAL_INPUTS, LossTerm, contrastive_terms, loss_inputs, proposal_loss
 from .outputs_regionmed_clip import PhraseGrounding, RegionMedClipOutput, with_pooler_output
-from .region_pooling import box_coverage, patch_boxes
+from .region_pooling import patch_boxes, refuse_regions_without_boxes, settle_regions
 from .region_proposals import PRIOR_SCORE, ProposalHead, RegionProposals, ScoreLinear, select_proposals
 from .roi_processor import RegionFusion, RoiProcessor
 from .shared_space import CONTRASTIVE_TERMS, Temperatures, build_projection, unit_length
@@ -66,7 +66,8 @@ class RegionMedClipPreTrainedModel(PreTrainedModel):
 class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
     """Dual encoder with a region path; see `RegionMedClipConfig` for its parts and DESIGN for the tensor contract.
 
-    With no region given the global embedding is the plain encoder's: the ROI processor is not even run.
+    With no region given the global embedding is the plain encoder's: the ROI processor is not even run (in training with
+    a loss it is, on nothing and with no effect, so that every parameter has a gradient).
     """
 
     main_input_name = "input_ids"  # the first argument of `forward`, as tools of the library expect
@@ -138,13 +139,15 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             regions: "proposed" fuses with the regions that `propose_regions` finds.
 
         Raises:
-            ValueError: for another value of `regions`, or for `regions` together with boxes.
+            ValueError: for another value of `regions`, for `regions` together with boxes, and for a mask or coverage
+                without boxes.
         """
         if regions not in (None, "proposed") or (regions is not None and region_boxes is not None):
             raise ValueError(
                 f"get_image_features got regions={regions!r}{' and region_boxes' if region_boxes is not None else ''}; "
                 "regions is 'proposed' or left out, and boxes are given or proposed, not both."
             )
+        refuse_regions_without_boxes(region_boxes, region_mask, region_coverage)
         patches, pooled, outputs = self.encode_patches(pixel_values, **kwargs)
         image = self.visual_projection(pooled)
         if regions == "proposed":
@@ -242,23 +245,8 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         region_coverage: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Region embeddings (B, R, D), padding exactly zero, and the region mask (B, R)."""
-        shape = tuple(region_boxes.shape)
-        if len(shape) != 3 or shape[0] != patches.shape[0] or shape[1] == 0 or shape[2] != 4:
-            raise ValueError(
-                f"region_boxes has shape {shape}; it must be (B, R, 4) with B = {patches.shape[0]} images and R at "
-                "least 1, as the processor makes it: an image without regions has a row of padding."
-            )
-        if region_mask is None:
-            region_mask = torch.ones(region_boxes.shape[:2], dtype=torch.bool, device=region_boxes.device)
-        if region_coverage is None:
-            region_coverage = box_coverage(region_boxes, grid)
-        elif tuple(region_coverage.shape) != (*region_boxes.shape[:2], *grid):
-            raise ValueError(
-                f"region_coverage has shape {tuple(region_coverage.shape)}; it must be (B, R, h, w) = "
-                f"{(*region_boxes.shape[:2], *grid)}: give the image processor patch_size "
-                f"{self.config.vision_config.patch_size} and the size of the pixel values."
-            )
-        regions = self.roi_processor(patches, region_boxes, region_coverage.flatten(2), grid)
+        boxes, region_mask, coverage = settle_regions(patches, grid, region_boxes, region_mask, region_coverage)
+        regions = self.roi_processor(patches, boxes, coverage, grid)
         return regions.masked_fill(~region_mask[..., None], 0.0), region_mask
 
     @can_return_tuple
@@ -299,6 +287,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         """
         if pixel_values is None and input_ids is None:
             raise ValueError("RegionMedClipModel got neither pixel_values nor input_ids; give images, texts or both.")
+        refuse_regions_without_boxes(region_boxes, region_mask, region_coverage)
         kwargs["return_dict"] = True
         output = RegionMedClipOutput()
         if input_ids is not None:
@@ -317,7 +306,22 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             terms = self.compute_terms(batch)
             output.loss_terms = {name: term.loss for name, term in terms.items()}
             output.loss = torch.stack(list(output.loss_terms.values())).sum()
+            if region_boxes is None and self.training:
+                output.loss = output.loss + self._idle_region_path(output, pixel_values)
         return output.in_field_order()
+
+    def _idle_region_path(self, output: RegionMedClipOutput, pixel_values: Tensor) -> Tensor:
+        """() zero through which every parameter of the region path gets a gradient of zero.
+
+        Without it a batch without regions would leave them without one, for which data-parallel training waits in vain.
+        """
+        grid, tower_output = self._grid_of(pixel_values), output.vision_model_output
+        patches, _ = read_patches(self.vision_model, tower_output, grid, self.config.image_pooling)
+        nowhere = patches.new_zeros(patches.shape[0], 1, 4)
+        regions, mask = self._embed_regions(patches, grid, nowhere, nowhere[..., 0].bool(), None)
+        fused = self.region_fusion(output.image_embeds, regions, mask) - output.image_embeds
+        rest = (output.proposal_logits, output.proposal_boxes, *self.temperatures.parameters())
+        return regions.sum() + fused.sum() + sum(0.0 * value.sum() for value in rest)
 
     def _embed_images(
         self,
@@ -383,8 +387,8 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
 
 
 def _unit(embeddings: Tensor) -> Tensor:
-    """Embeddings of unit length along the last axis; a zero row stays exactly zero."""
-    return nn.functional.normalize(embeddings, dim=-1)
+    """Embeddings of unit length along the last axis; a zero row stays exactly zero, in float16 too."""
+    return nn.functional.normalize(embeddings, dim=-1, eps=max(1e-12, torch.finfo(embeddings.dtype).tiny))
 
 
 __all__ = ["RegionMedClipConfig", "RegionMedClipModel", "RegionMedClipOutput", "RegionMedClipPreTrainedModel"]

@@ -11,6 +11,58 @@ COVERAGE_FLOOR = 1e-12  # far below the coverage of one pixel of a 4000-pixel im
 ROI_ALIGN_BINS = 7  # along each side
 
 
+def settle_regions(
+    patches: Tensor, grid: tuple[int, int], boxes: Tensor, mask: Tensor | None, coverage: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (B, R, 4), mask (B, R) and coverage (B, R, P) of regions, all of them given or derived, padding rows zero.
+
+    (What a padding row holds, NaN too, must reach no gradient: 0 x NaN is NaN.)
+
+    Args:
+        patches: (B, P, C) float.
+        boxes, mask, coverage: as `RegionMedClipModel.get_region_features` takes them.
+
+    Raises:
+        ValueError: for a shape that does not fit, or a mask that is not bool.
+    """
+    shape = tuple(boxes.shape)
+    if len(shape) != 3 or shape[0] != patches.shape[0] or shape[1] == 0 or shape[2] != 4:
+        raise ValueError(
+            f"region_boxes has shape {shape}; it must be (B, R, 4) with B = {patches.shape[0]} images and R at "
+            "least 1, as the processor makes it: an image without regions has a row of padding."
+        )
+    if mask is None:
+        mask = torch.ones(shape[:2], dtype=torch.bool, device=boxes.device)
+    elif mask.dtype != torch.bool or tuple(mask.shape) != shape[:2]:
+        raise ValueError(
+            f"region_mask has shape {tuple(mask.shape)} and type {mask.dtype}; it must be (B, R) = {shape[:2]} like "
+            "region_boxes, and torch.bool: True = a real region. Give region_mask.bool(), or leave it out if all are."
+        )
+    boxes = boxes.float().masked_fill(~mask[..., None], 0.0)
+    if coverage is None:
+        return boxes, mask, box_coverage(boxes, grid).flatten(2)
+    if tuple(coverage.shape) != (*shape[:2], *grid):
+        raise ValueError(
+            f"region_coverage has shape {tuple(coverage.shape)}; it must be (B, R, h, w) = {(*shape[:2], *grid)}: give "
+            "the image processor the model's patch_size and the size of the pixel values."
+        )
+    return boxes, mask, coverage.flatten(2).masked_fill(~mask[..., None], 0.0)
+
+
+def refuse_regions_without_boxes(boxes: Tensor | None, mask: Tensor | None, coverage: Tensor | None) -> None:
+    """None.
+
+    Raises:
+        ValueError: for a mask or a coverage without boxes.
+    """
+    given = [name for name, value in (("region_mask", mask), ("region_coverage", coverage)) if value is not None]
+    if boxes is None and given:
+        raise ValueError(
+            f"{' and '.join(given)} came without region_boxes and would not be used; give the boxes too, as the "
+            "processor makes them (of a mask its tight box)."
+        )
+
+
 def box_coverage(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, R, h, w) float32 share of each patch that a box covers, in [0, 1].
 
@@ -83,9 +135,10 @@ def pool_regions(patches: Tensor, coverage: Tensor) -> Tensor:
 
     Args:
         patches: (B, P, C) float; row-major grid order, prefix tokens removed.
-        coverage: (B, R, P) float32 in [0, 1].
+        coverage: (B, R, P) float in [0, 1]; the weights are computed in float32 at least.
 
     Source: the area-weighted limit of RoIAlign's mean, arXiv:1703.06870, sec. 3; exact for boxes of any size.
     """
+    coverage = coverage.to(torch.promote_types(coverage.dtype, torch.float32))
     weights = coverage / coverage.sum(dim=-1, keepdim=True).clamp_min(COVERAGE_FLOOR)
     return torch.bmm(weights.to(patches.dtype), patches)

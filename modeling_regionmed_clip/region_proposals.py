@@ -97,7 +97,14 @@ def select_proposals(logits: Tensor, boxes: Tensor, top_k: int, threshold: float
         boxes: (B, P, 4) float.
         top_k: K, most proposals of an image.
         threshold: least score in [0, 1].
+
+    Raises:
+        ValueError: for a `top_k` or `threshold` outside its range.
     """
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k is {top_k!r}; it must be a whole number of at least 1.")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold!r}; a score lies in [0, 1].")
     kept_boxes, kept_scores = suppress_overlaps(boxes, logits.sigmoid(), top_k)
     mask = kept_scores >= threshold
     return RegionProposals(

@@ -24,9 +24,10 @@ class BoxEncoding(nn.Module):
 
     def forward(self, boxes: Tensor) -> Tensor:
         """(..., C) encoding of boxes (..., 4), fractions of the frame."""
+        boxes = boxes.float()
         centre = (boxes[..., :2] + boxes[..., 2:]) / 2
         extent = boxes[..., 2:] - boxes[..., :2]
-        values = torch.cat([centre, extent], dim=-1).float()  # (..., 4)
+        values = torch.cat([centre, extent], dim=-1)  # (..., 4)
         octaves = torch.arange(self.num_frequencies, device=boxes.device, dtype=torch.float32)
         angles = values[..., None] * (math.pi * torch.exp2(octaves))  # (..., 4, F)
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (..., 8F)
@@ -148,7 +149,7 @@ class RoiProcessor(nn.Module):
             grid: (h, w) with h * w = P.
         """
         if self.mode == "roialign":
-            local = torch.bmm(roi_align_weights(boxes, grid).to(patches.dtype), patches)
+            local = self._align(patches, boxes, grid)
         else:
             local = pool_regions(patches, coverage)
         return self._embed(patches, boxes, local, grid)
@@ -156,7 +157,12 @@ class RoiProcessor(nn.Module):
     def embed_patches(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, P, D) embedding of every patch taken as a region of its own: the dense map of the region path."""
         boxes = patch_boxes(grid, patches.device).expand(patches.shape[0], -1, -1)
-        return self._embed(patches, boxes, patches, grid)
+        local = self._align(patches, boxes, grid) if self.mode == "roialign" else patches
+        return self._embed(patches, boxes, local, grid)
+
+    @staticmethod
+    def _align(patches: Tensor, boxes: Tensor, grid: tuple[int, int]) -> Tensor:
+        return torch.bmm(roi_align_weights(boxes, grid).to(patches.dtype), patches)
 
     def _embed(self, patches: Tensor, boxes: Tensor, local: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, R, D) from the regions' boxes (B, R, 4) and their mean features `local` (B, R, C)."""

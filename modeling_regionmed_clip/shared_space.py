@@ -15,10 +15,10 @@ class Temperatures(nn.Module):
         super().__init__()
         self.log_scale_max = math.log(config.logit_scale_max)
         for name in CONTRASTIVE_TERMS:
-            self.register_parameter(name, nn.Parameter(torch.full((1,), config.logit_scale_init_value)))
+            self.register_parameter(name, nn.Parameter(torch.full((1,), float(config.logit_scale_init_value))))
         self.image_text_bias = None
         if config.logit_bias_init_value is not None:
-            self.image_text_bias = nn.Parameter(torch.full((1,), config.logit_bias_init_value))
+            self.image_text_bias = nn.Parameter(torch.full((1,), float(config.logit_bias_init_value)))
 
     def forward(self, name: str) -> Tensor:
         """(1,) float inverse temperature of a term."""

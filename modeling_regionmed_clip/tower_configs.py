@@ -61,7 +61,11 @@ def build_tower_config(name: str, value: dict | PreTrainedConfig | None, default
     Raises:
         ValueError: for a type that the library does not know or that is no single encoder.
     """
-    if value is not None and not isinstance(value, dict):
+    if not (value is None or isinstance(value, dict | PreTrainedConfig)):
+        raise ValueError(
+            f"RegionMedClipConfig.{name} is {value!r}; give the tower's config, or its dict with a model_type."
+        )
+    if isinstance(value, PreTrainedConfig):
         config = copy.deepcopy(value)
     else:
         fields = dict(value or default)

@@ -143,3 +143,19 @@ def check_grounding(
             raise ValueError(f"{name} is {value}; it must lie in [{low}, 1].")
     if max_boxes is not None and max_boxes < 1:
         raise ValueError(f"max_boxes is {max_boxes}; it must be at least 1, or None for all boxes of a phrase.")
+
+
+def check_region_outputs(outputs: Any, region_boxes: Any, region_mask: Any) -> None:
+    """None; a ValueError for outputs without region logits, or regions that are not those the logits are of."""
+    logits = getattr(outputs, "logits_per_region", None)
+    if logits is None:
+        raise ValueError(
+            f"outputs is a {type(outputs).__name__} without logits_per_region; give what the model answers to a call "
+            "with regions and candidate texts: processor(images=..., boxes=..., region_text=[...])."
+        )
+    for name, values in (("region_boxes", region_boxes), ("region_mask", region_mask)):
+        if values is not None and tuple(values.shape[:2]) != tuple(logits.shape[:2]):
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)} and logits_per_region {tuple(logits.shape)}; both must begin "
+                "with (images, regions). Give the regions of the same call."
+            )

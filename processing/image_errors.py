@@ -3,6 +3,7 @@
 import struct
 import zlib
 from numbers import Integral
+from typing import Any
 
 from PIL import Image
 
@@ -57,3 +58,9 @@ def chosen_index(index: int | None, count: int, item: str, *, things: str, optio
     if index is not None and not (is_whole and 0 <= index < count):
         raise ValueError(f"{item} has {count} {things}, and {option} is {index!r}; {rule}.")
     return int(index or 0)
+
+
+def plain_index(index: Any) -> Any:
+    """The same choice as JSON holds it: numpy's whole numbers as int, arrays and ranges as lists, the rest as it is."""
+    plain = index.tolist() if hasattr(index, "tolist") else index
+    return [plain_index(one) for one in plain] if isinstance(plain, (list, tuple, range)) else plain

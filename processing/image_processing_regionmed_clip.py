@@ -20,6 +20,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
 
+from .image_errors import plain_index
 from .intensity_windows import plain_windows
 from .medical_image import decode_image
 from .nifti_slice import slice_axis_number
@@ -93,6 +94,8 @@ class RegionMedClipImageProcessor(PilBackend):
                 f"crop_rounding {self.crop_rounding!r} is not known; it must be one of {', '.join(CROP_ROUNDINGS)}."
             )
         self.window = plain_windows(self.window)
+        for name in ("frame_index", "slice_index", "slice_axis"):
+            setattr(self, name, plain_index(getattr(self, name)))
         slice_axis_number(self.slice_axis)
         for name in UNSUPPORTED_OPTIONS:
             if getattr(self, name, None) is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def slice_axis_number(slice_axis: str | int) -> int:
     """
     if slice_axis in SLICE_AXES:
         return SLICE_AXES.index(slice_axis)
-    if isinstance(slice_axis, int) and not isinstance(slice_axis, bool) and 0 <= slice_axis < len(SLICE_AXES):
-        return slice_axis
+    if isinstance(slice_axis, Integral) and not isinstance(slice_axis, bool) and 0 <= slice_axis < len(SLICE_AXES):
+        return int(slice_axis)
     raise ValueError(
         f'slice_axis {slice_axis!r} is not known; it must be "sagittal" or 0, "coronal" or 1, "axial" or 2.'
     )
@@ -65,7 +66,8 @@ def nifti_slice(
     """(H, W) values of one slice as the head of this file says, scaled by the header's slope and intercept.
 
     Args:
-        source: the path of a .nii or .nii.gz file, or an image loaded by nibabel: quicker for many slices of one .gz.
+        source: the path of a .nii or .nii.gz file, or an image of nibabel. Every slice of a .gz is unpacked anew; for
+            many of them, unpack once: nibabel.Nifti1Image(np.asanyarray(loaded.dataobj), loaded.affine).
         slice_index: which slice, from 0; None where there is one.
         slice_axis: "axial" (2), "coronal" (1) or "sagittal" (0).
         frame_index: which volume of a file of four dimensions, from 0; None where there is one.
@@ -136,7 +138,7 @@ def _open_volume(source: Any, item: str) -> tuple[Any, tuple[int, ...], np.ndarr
         if not is_nifti_image(volume):  # CIFTI: brain surfaces in a .nii file
             raise TypeError("no volume of voxels")
         shape, orientation = tuple(volume.shape), nibabel.io_orientation(volume.affine)
-    except (nibabel.filebasedimages.ImageFileError, *DECODE_ERRORS) as error:
+    except _read_errors(nibabel) as error:
         raise _unreadable(item, error) from None
     if len(shape) not in (3, 4) or 0 in shape or np.isnan(orientation).any():
         raise ValueError(
@@ -151,11 +153,17 @@ def _read_plane(volume: Any, place: tuple[Any, ...], item: str) -> np.ndarray:
     nibabel = _nibabel()
     try:
         plane = np.asarray(volume.dataobj[place])
-    except (nibabel.filebasedimages.ImageFileError, *DECODE_ERRORS) as error:
+    except _read_errors(nibabel) as error:
         raise _unreadable(item, error) from None
     if plane.dtype.kind not in "biuf":
         raise ValueError(f"{item} holds {plane.dtype} values; they must be real numbers. Convert the file.")
     return plane
+
+
+def _read_errors(nibabel: Any) -> tuple[type[Exception], ...]:
+    """What nibabel raises for broken files, found by damaging some; its own kinds are no ValueErrors."""
+    own = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError)
+    return (*own, nibabel.wrapstruct.WrapStructError, *DECODE_ERRORS)
 
 
 def _unreadable(item: str, error: BaseException) -> ValueError:

@@ -15,10 +15,17 @@ from transformers import AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-from .grounding import best_first, boxes_in_image, check_grounding, fitting_proposals, hot_boxes
+from .grounding import (
+    best_first,
+    boxes_in_image,
+    check_grounding,
+    check_region_outputs,
+    fitting_proposals,
+    hot_boxes,
+)
 from .image_processing_regionmed_clip import RegionMedClipImageProcessor
 from .region_boxes import FrameGeometry, heat_to_pixels, to_numpy
-from .region_inputs import check_count, check_texts, match_texts, region_tensors
+from .region_inputs import check_count, check_sizes, check_texts, listed, match_texts, region_tensors
 from .source_processors import source_parts
 from .text_tower_check import check_saved_text_tower, check_text_tower
 
@@ -186,9 +193,12 @@ class RegionMedClipProcessor(ProcessorMixin):
     def _split_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """(image settings, text settings) of a call; a name that neither side knows is an error."""
         names = RegionMedClipProcessorKwargs.__annotations__
-        groups = ("images_kwargs", "text_kwargs")
-        known = {*groups, *names["text_kwargs"].__annotations__, *self.image_processor.valid_kwargs.__annotations__}
-        unknown = sorted(set(kwargs) - known)
+        valid = {"images_kwargs": self.image_processor.valid_kwargs, "text_kwargs": names["text_kwargs"]}
+        known = {group: set(settings.__annotations__) for group, settings in valid.items()}
+        unknown = sorted(set(kwargs).difference(valid, *known.values()))
+        unknown += [
+            f"{group}[{name!r}]" for group in valid for name in sorted(set(kwargs.get(group, {})) - known[group])
+        ]
         if unknown:
             raise ValueError(
                 f"arguments {unknown} are not known; regions are given by boxes, masks or points, their texts by "
@@ -226,6 +236,7 @@ class RegionMedClipProcessor(ProcessorMixin):
         text_kwargs: dict[str, Any],
     ) -> dict[str, np.ndarray]:
         """The arrays of region texts, matched with the regions (nested lists) or candidates for all (a flat list)."""
+        region_text = listed(region_text)
         if isinstance(region_text, str) or (region_text and all(isinstance(item, str) for item in region_text)):
             return _as_region(self._encode(check_texts(region_text, "region_text"), text_kwargs))
         texts, index = match_texts(region_text, num_regions, region_mask)
@@ -234,7 +245,7 @@ class RegionMedClipProcessor(ProcessorMixin):
 
     def geometries(self, target_sizes: Any) -> list[FrameGeometry]:
         """How images of these original sizes (height, width) lie in the model frame."""
-        return [self.image_processor.geometry_for(int(width), int(height)) for height, width in target_sizes]
+        return [self.image_processor.geometry_for(width, height) for height, width in check_sizes(target_sizes)]
 
     def post_process_regions(
         self,
@@ -261,6 +272,7 @@ class RegionMedClipProcessor(ProcessorMixin):
             the best one, and "labels" (n,) int64, its index; "probabilities" (n, U), the whole softmax; with
             `text_labels` also "text_labels", n strings. Padding is left out; the order is that of the given regions.
         """
+        check_region_outputs(outputs, region_boxes, region_mask)
         probabilities = outputs.logits_per_region.detach().float().softmax(dim=-1).cpu()  # (B, R, U)
         geometries = self.geometries(target_sizes)
         check_count("target_sizes", len(geometries), len(probabilities), "image")
@@ -271,8 +283,8 @@ class RegionMedClipProcessor(ProcessorMixin):
             scores, labels = image_probabilities.max(dim=-1)
             keep = scores >= threshold
             if region_mask is not None:
-                keep &= region_mask[i].cpu()
-            pixels = geometry.frame_fractions_to_boxes(region_boxes[i].detach().float().cpu().numpy())
+                keep &= torch.from_numpy(to_numpy(region_mask[i]).astype(bool))
+            pixels = geometry.frame_fractions_to_boxes(region_boxes[i])
             result = {
                 "scores": scores[keep],
                 "labels": labels[keep],

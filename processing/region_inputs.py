@@ -15,7 +15,15 @@ import torch
 
 from .box_inputs import pixel_boxes, pixel_points
 from .mask_inputs import decode_masks, is_coded_mask
-from .region_boxes import FrameGeometry, box_coverage, clip_to_frame, mask_boxes, mask_coverage, point_boxes
+from .region_boxes import (
+    FrameGeometry,
+    box_coverage,
+    clip_to_frame,
+    mask_boxes,
+    mask_coverage,
+    point_boxes,
+    to_numpy,
+)
 
 REGION_DIMS = {"boxes": 1, "masks": 2, "points": 1}  # kind of region -> dimensions of one region
 
@@ -24,6 +32,21 @@ def check_count(name: str, given: int, wanted: int, what: str) -> None:
     """Nothing, or a ValueError if `name` does not hold one entry for each `what`."""
     if given != wanted:
         raise ValueError(f"{name} has {given} entries for {wanted} {what}s; give one for each {what}, in order.")
+
+
+def check_sizes(target_sizes: Any) -> list[tuple[int, int]]:
+    """The (height, width) pairs as whole numbers; a ValueError if these are not sizes of images."""
+    try:
+        sizes = to_numpy(target_sizes)
+    except ValueError:  # rows of different lengths
+        sizes = np.empty(0)
+    is_pairs = sizes.ndim == 2 and sizes.shape[1] == 2 and sizes.dtype.kind in "iuf"
+    if not is_pairs or not (np.isfinite(sizes) & (sizes >= 1)).all():
+        raise ValueError(
+            f"target_sizes is {target_sizes!r:.80}; it must be one (height, width) for each image, in pixels, each at "
+            "least 1. Give the sizes of the original images, for instance [(480, 640)] for one."
+        )
+    return [(int(height), int(width)) for height, width in sizes]
 
 
 def region_tensors(
@@ -62,9 +85,18 @@ def _nesting(value: Any, kind: str) -> int:
     return REGION_DIMS["masks"] if kind == "masks" and is_coded_mask(value) else 0
 
 
+def listed(value: Any) -> Any:
+    """The value with arrays of objects or texts, as pandas holds ragged columns, as lists; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and any(isinstance(item, (list, tuple, np.ndarray)) for item in value):
+        return [listed(item) for item in value]
+    return value
+
+
 def _kind_per_image(given: dict[str, Any], num_images: int) -> list[tuple[str, Any]]:
     """For every image the one kind of its regions and their values; ("boxes", []) where it has none."""
-    per_image = {kind: _per_image(kind, value, num_images) for kind, value in given.items()}
+    per_image = {kind: _per_image(kind, listed(value), num_images) for kind, value in given.items()}
     chosen = []
     for i in range(num_images):
         kinds = [kind for kind, values in per_image.items() if not _is_empty(values[i])]

@@ -26,10 +26,11 @@ class ProposedSplit:
 
     Attributes:
         image_sources, image_modalities: (N,) str.
-        num_regions, num_proposed: (N,) int; annotated regions, and proposals at the model's own threshold.
+        num_regions, num_proposed: (N,) int; annotated regions, and those of the image's max(16, 2 x regions) best
+            proposals that reach the model's own threshold.
         region_image: (M,) int64 row of the region's image.
         iou_ranked: (M,) best overlap with the image's max(16, 2 x regions) best proposals, whatever their scores.
-        iou_proposed: (M,) best overlap with the proposals at the model's own threshold.
+        iou_proposed: (M,) best overlap with those of them that reach the model's own threshold.
         is_patch_sized: (M,) bool; whether the box covers at least the area of one patch of the model's frame.
     """
 
@@ -69,8 +70,9 @@ def propose_examples(
             boxes, scores = found.region_boxes.cpu().numpy(), found.scores.cpu().numpy()
             is_real = found.region_mask.cpu().numpy()
             for row, image in enumerate(prepared):
-                ranked = boxes[row][is_real[row]][: max(LEAST_BUDGET, 2 * len(image.boxes))]
-                sure = boxes[row][is_real[row] & (scores[row] >= model.config.proposal_threshold)]
+                own = slice(max(LEAST_BUDGET, 2 * len(image.boxes)))  # whatever its neighbours in the batch need
+                ranked = boxes[row, own][is_real[row, own]]
+                sure = boxes[row, own][is_real[row, own] & (scores[row, own] >= model.config.proposal_threshold)]
                 area = (image.boxes[:, 2:] - image.boxes[:, :2]).prod(axis=1) * height * width  # in patches
                 overlaps = zip(best_iou(image.boxes, ranked), best_iou(image.boxes, sure), area >= 1.0)
                 regions.extend((len(images), *values) for values in overlaps)

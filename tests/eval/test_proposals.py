@@ -54,6 +54,24 @@ def test_regions_are_matched_with_ranked_and_with_sure_proposals(processor):
     }
 
 
+def test_what_is_found_in_an_image_does_not_depend_on_its_neighbours_in_the_batch(processor):
+    class ManySures(ScriptedModel):
+        def propose_regions(self, pixel_values, top_k, threshold):
+            shape = (len(pixel_values), top_k)
+            boxes = torch.zeros(*shape, 4)
+            boxes[:, 16:] = torch.tensor([0.0, 0.0, 1.0, 1.0])  # only a budget of more than 16 gets here
+            return SimpleNamespace(
+                region_boxes=boxes, region_mask=torch.ones(shape, dtype=torch.bool), scores=torch.full(shape, 0.9)
+            )
+
+    crowded, sparse = example([(0, 0, 8, 8)] * 10), example([(0, 0, 32, 32)])
+    together = propose_examples(ManySures(), processor, [crowded, sparse], batch_size=2, progress=False)
+    alone = propose_examples(ManySures(), processor, [sparse], progress=False)
+    assert together.num_proposed.tolist() == [20, 16]
+    assert alone.num_proposed.tolist() == [16]
+    assert together.iou_proposed[-1] == alone.iou_proposed[0] == 0.0
+
+
 def test_strata_and_missing_cases_are_told_apart():
     split = ProposedSplit(
         image_sources=np.array(["drawn"] * 3),

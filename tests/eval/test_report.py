@@ -86,6 +86,11 @@ def test_rows_go_from_the_whole_to_the_parts():
     assert [row[1] for row in rows_of(format_table(results))[1:]] == ["all", "all", "s", "s: CT"]
 
 
+def test_a_stratum_over_all_sources_bears_its_own_name():
+    results = [make_result(stratum="noisy boxes"), make_result(stratum="exact boxes")]
+    assert [row[1] for row in rows_of(format_table(results))[1:]] == ["exact boxes", "noisy boxes"]
+
+
 def test_a_report_is_complete_and_its_pictures_are_small(model, processor, examples, context, tmp_path):
     ours = run_tasks(model, processor, {"test": examples}, model_name="regionmed-clip", context=context, progress=False)
     plain = run_plain_clip(model, processor, {"test": examples}, context=context, progress=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import yaml
 
@@ -54,6 +56,13 @@ def test_a_number_without_a_result_is_found(results):
     card = render_card(results, {}).replace("0.812", "0.912")
     with pytest.raises(ValueError, match=r"shows 0\.912, which no result holds"):
         check_card(card, results)
+
+
+def test_a_number_in_the_title_of_a_figure_is_not_taken_for_a_result(results):
+    results = [*results, dataclasses.replace(results[0], task="proposals", metric="proposal_recall")]
+    card = render_card(results, {})
+    assert "recall at IoU 0.5" in card
+    check_card(card, results)
 
 
 def test_broken_or_lacking_metadata_is_found(results):

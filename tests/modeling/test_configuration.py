@@ -1,9 +1,12 @@
 """RegionMedClipConfig: its defaults, what it refuses, and that it survives saving."""
 
-import pytest
-from tiny_models import tiny_config
+import json
 
-from modeling_regionmed_clip import RegionMedClipConfig
+import pytest
+import torch
+from tiny_models import tiny_batch, tiny_config, tiny_model
+
+from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
 
 
 def test_the_defaults_are_a_real_vit_b16_and_a_bert_base():
@@ -21,6 +24,12 @@ def test_the_defaults_are_a_real_vit_b16_and_a_bert_base():
         ({"text_pooling": "max"}, "text_pooling is 'max'"),
         ({"roi_num_layers": 0}, "roi_num_layers is 0; it must be a whole number of at least 1"),
         ({"roi_num_heads": 3}, "roi_num_heads is 3; it must divide vision_config.hidden_size = 32"),
+        ({"proposal_threshold": 1.5}, r"proposal_threshold is 1.5; it must be a finite number in \[0, 1\]"),
+        ({"proposal_threshold": None}, "proposal_threshold is None"),
+        ({"logit_scale_max": 0}, "logit_scale_max is 0; it must be a finite number above 0"),
+        ({"logit_scale_init_value": float("nan")}, "logit_scale_init_value is nan; it must be a finite number"),
+        ({"logit_bias_init_value": "ten"}, "logit_bias_init_value is 'ten'"),
+        ({"vision_config": 3}, "vision_config is 3; give the tower's config"),
         ({"text_config": {"model_type": "nonesuch"}}, "model_type 'nonesuch'"),
         ({"vision_config": {"model_type": "clip_vision_model", "image_size": 50, "patch_size": 16}}, "must divide"),
         ({"vision_config": {"model_type": "bert"}}, "image_size None"),
@@ -43,7 +52,30 @@ def test_the_configs_that_are_given_are_copied():
     assert tiny_config(vision_config=given).vision_config is not given
 
 
-def test_a_saved_config_comes_back_equal(tmp_path):
-    config = tiny_config(image_pooling="mean", roi_num_layers=2)
+VARIANTS = {
+    "deep prompter": {"image_pooling": "mean", "roi_num_layers": 2, "roi_num_heads": 4, "roi_num_frequencies": 3},
+    "roialign": {"roi_mode": "roialign", "proposal_threshold": 0},
+    "maskpool": {"roi_mode": "maskpool", "text_pooling": "pooler"},
+    "siglip's": {
+        "projection_dim": 32, "visual_projection_type": "identity", "text_projection_type": "identity",
+        "logit_scale_init_value": 2, "logit_bias_init_value": -10,
+    },
+    "clip's": {"embedding_norm": "clip", "visual_projection_type": "mlp", "text_projection_type": "mlp"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_a_config_and_its_model_come_back_equal_from_a_folder_and_from_json(changes, tmp_path):
+    config = tiny_config(**changes)
     config.save_pretrained(tmp_path)
     assert RegionMedClipConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert RegionMedClipConfig(**json.loads(config.to_json_string())).to_dict() == config.to_dict()
+    model, batch = tiny_model(**changes), tiny_batch()
+    model.save_pretrained(tmp_path)
+    loaded, report = RegionMedClipModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    for name, value in changes.items():
+        assert getattr(loaded.config, name) == value, name
+    for name, value in model(**batch, return_loss=True).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(loaded.eval()(**batch, return_loss=True)[name], value), name

@@ -111,6 +111,7 @@ def test_where_the_model_abstains_everywhere_the_image_keeps_its_plain_embedding
     ("arguments", "words"),
     [
         ({"regions": "proposed", "region_boxes": torch.zeros(3, 1, 4)}, "'proposed' and region_boxes; .*not both"),
+        ({"regions": "proposed", "region_coverage": torch.ones(3, 16, 4, 4)}, "region_coverage came without"),
         ({"regions": "all"}, "regions='all'; regions is 'proposed' or left out"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import fields
 
 import pytest
@@ -223,3 +224,48 @@ def test_no_parameter_is_a_scalar_and_none_is_tied():
 
 def test_layers_that_must_stay_on_one_device_are_named():
     assert {"PrompterBlock", "RegionFusion", "CLIPEncoderLayer", "BertLayer"} <= set(tiny_model()._no_split_modules)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, which imports its compiler here and says that it is not used
+def test_flex_attention_sees_the_region_mask_as_written_out_attention_does():
+    model, batch = fused_model(), tiny_batch()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        written_out = model(**batch)
+        model.config._attn_implementation_internal = "flex_attention"  # of the ROI processor and the fusion alone
+        with torch.compiler.set_stance("force_eager"):  # its compiled kernel for CPUs fails on two queries
+            flexible = model(**batch)
+    for name in ("region_embeds", "fused_image_embeds"):
+        torch.testing.assert_close(flexible[name], written_out[name], **EXACT_PATH)
+
+
+def test_a_model_saved_in_bfloat16_comes_back_in_it(tmp_path):
+    model, pixels = tiny_model().bfloat16(), tiny_batch()["pixel_values"].bfloat16()
+    model.save_pretrained(tmp_path)
+    loaded = RegionMedClipModel.from_pretrained(tmp_path, device_map="auto").eval()
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+    assert torch.equal(loaded.get_image_features(pixels).pooler_output, model.get_image_features(pixels).pooler_output)
+
+
+def test_the_main_input_is_the_first_argument_of_forward():
+    assert next(name for name in inspect.signature(RegionMedClipModel.forward).parameters if name != "self") == (
+        RegionMedClipModel.main_input_name
+    )
+
+
+@pytest.mark.parametrize("roi_mode", ["prompter", "maskpool"])
+def test_a_training_batch_without_regions_leaves_no_parameter_without_a_gradient(roi_mode):
+    batch = tiny_batch()
+    images_and_texts = {name: batch[name] for name in ("pixel_values", "input_ids", "text_index", "text_keys")}
+    model = fused_model(roi_mode=roi_mode)
+    expected = model(**images_and_texts, return_loss=True)
+    output = model.train()(**images_and_texts, return_loss=True)
+    assert torch.equal(output.loss, expected.loss)
+    assert list(output.loss_terms) == ["image_text"]
+    assert output.region_embeds is None
+    output.loss.backward()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+    for part in (model.roi_processor, model.region_fusion, model.proposal_head):
+        assert not any(parameter.grad.any() for parameter in part.parameters())
+    assert model.visual_projection.weight.grad.any()

@@ -5,6 +5,7 @@ import torch
 from tiny_models import VOCAB_SIZE, tiny_batch, tiny_model
 
 from modeling_regionmed_clip import RegionMedClipModel
+from modeling_regionmed_clip.region_pooling import box_coverage, patch_boxes
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}  # float32
 
@@ -51,11 +52,20 @@ def test_every_parameter_moves_in_one_joint_step():
 
 def test_regions_never_touch_the_global_embedding():
     model, batch = tiny_model(), tiny_batch()
+    torch.nn.init.constant_(model.region_fusion.alpha, 0.5)
     with_regions = model(**batch).image_embeds
     plain = model(pixel_values=batch["pixel_values"]).image_embeds
     assert torch.equal(with_regions, plain)
     features = model.get_image_features(batch["pixel_values"]).pooler_output
     torch.testing.assert_close(torch.nn.functional.normalize(features, dim=-1), plain, **TOLERANCE)
+
+
+def test_without_regions_the_roi_processor_and_the_fusion_do_not_even_run():
+    model, batch = tiny_model(), tiny_batch()
+    for part in (model.roi_processor, model.region_fusion):
+        part.register_forward_pre_hook(lambda *_: pytest.fail("ran without a region"))
+    model(pixel_values=batch["pixel_values"], input_ids=batch["input_ids"])
+    model.get_image_features(batch["pixel_values"])
 
 
 def test_fusion_changes_nothing_at_first_and_something_once_alpha_moves():
@@ -81,14 +91,71 @@ def test_padding_regions_change_nothing_and_are_exactly_zero():
     torch.testing.assert_close(again.fused_image_embeds, output.fused_image_embeds, **TOLERANCE)
 
 
-def test_a_batch_equals_its_images_one_by_one():
-    model, batch = tiny_model(), tiny_batch()
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30])
+@pytest.mark.parametrize("roi_mode", ["prompter", "roialign", "maskpool"])
+def test_whatever_padding_holds_reaches_no_output_and_no_gradient(roi_mode, bad):
+    model, batch = tiny_model(roi_mode=roi_mode), tiny_batch()
     torch.nn.init.constant_(model.region_fusion.alpha, 0.5)
-    whole = model(**image_part(batch))
-    for i in range(3):
-        single = model(**image_part(batch, slice(i, i + 1)))
-        for name in ("image_embeds", "region_embeds", "fused_image_embeds"):
-            torch.testing.assert_close(single[name][0], whole[name][i], **TOLERANCE)
+    batch["region_coverage"] = box_coverage(batch["region_boxes"], (4, 4))
+    is_padding = ~batch["region_mask"]
+    found = []
+    for value in (0.0, bad):
+        for name in ("region_boxes", "region_coverage"):
+            batch[name][is_padding] = value
+        for given in (batch, {name: tensor for name, tensor in batch.items() if name != "region_coverage"}):
+            model.zero_grad()
+            output = model(**given, return_loss=True)
+            output.loss.backward()
+            gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+            found.append((output.region_embeds, output.fused_image_embeds, gradients))
+    for clean, dirty in zip(found[:2], found[2:]):
+        assert torch.equal(dirty[0], clean[0])
+        assert torch.equal(dirty[1], clean[1])
+        for name, gradient in clean[2].items():
+            assert torch.equal(dirty[2][name], gradient), name
+
+
+@pytest.mark.parametrize("roi_mode", ["prompter", "roialign", "maskpool"])
+@pytest.mark.parametrize(
+    "box",
+    [(0.5, 0.5, 0.5, 0.5), (0.2, 0.2, 0.2, 0.8), (1.2, 1.2, 1.4, 1.4), (0.8, 0.8, 0.2, 0.2), (-3.0, -3.0, 4.0, 4.0)],
+    ids=["point", "line", "outside", "inverted", "beyond"],
+)
+def test_a_degenerate_box_gives_finite_embeddings_losses_and_gradients(box, roi_mode):
+    model, batch = tiny_model(roi_mode=roi_mode), tiny_batch()
+    torch.nn.init.constant_(model.region_fusion.alpha, 0.5)
+    batch["region_boxes"][:, 0] = torch.tensor(box)
+    output = model(**batch, return_loss=True)
+    output.loss.backward()
+    assert output.region_embeds.isfinite().all()
+    assert all(0 <= term.item() < 20 for term in output.loss_terms.values())
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("precision", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+@pytest.mark.parametrize("kinds", ["boxes", "a mask beside boxes", "proposed"])
+def test_a_batch_equals_its_images_one_by_one(kinds, precision, atol):
+    model, batch = tiny_model(proposal_threshold=0.01), tiny_batch()
+    torch.nn.init.constant_(model.region_fusion.alpha, 0.5)
+    part = image_part(batch)
+    if kinds == "a mask beside boxes":
+        part["region_coverage"] = box_coverage(batch["region_boxes"], (4, 4))
+        part["region_coverage"][0, :, 1::2] *= 0.5  # the first image's regions are masks
+    model.to(precision)
+    part["pixel_values"] = part["pixel_values"].to(precision)
+
+    def embed(pixel_values, **regions):
+        if kinds == "proposed":
+            return {"pooler_output": model.get_image_features(pixel_values, regions="proposed").pooler_output}
+        output = model(pixel_values=pixel_values, **regions)
+        return {name: output[name] for name in ("image_embeds", "region_embeds", "fused_image_embeds")}
+
+    whole = embed(**part)
+    for i, num_regions in enumerate((2, 1, 1)):  # alone, an image has no padding of its neighbours
+        regions = {name: tensor[i : i + 1, :num_regions] for name, tensor in part.items() if name != "pixel_values"}
+        for name, single in embed(part["pixel_values"][i : i + 1], **regions).items():
+            expected = whole[name][i, :num_regions] if name == "region_embeds" else whole[name][i]
+            torch.testing.assert_close(single[0], expected, atol=atol, rtol=0)
 
 
 def test_bfloat16_stays_near_float32():
@@ -99,9 +166,22 @@ def test_bfloat16_stays_near_float32():
     torch.testing.assert_close(rough.float(), exact, atol=3e-2, rtol=0)
 
 
-def test_coverage_of_the_same_boxes_gives_the_same_regions():
-    from modeling_regionmed_clip.roi_processor import box_coverage
+@pytest.mark.parametrize("has_coverage", [False, True])
+def test_a_model_in_float16_stays_near_float32_padding_and_uncovered_regions_included(has_coverage):
+    model, batch = tiny_model(), tiny_batch()
+    torch.nn.init.constant_(model.region_fusion.alpha, 0.5)
+    part = image_part(batch)
+    if has_coverage:
+        part["region_coverage"] = box_coverage(batch["region_boxes"], (4, 4))
+        part["region_coverage"][0, 1] = 0.0
+    exact = model(**part)
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in part.items()}
+    rough = model.half()(**halves)
+    for name in ("image_embeds", "region_embeds", "fused_image_embeds"):
+        torch.testing.assert_close(rough[name].float(), exact[name], atol=1e-2, rtol=0)  # float16, boxes too
 
+
+def test_coverage_of_the_same_boxes_gives_the_same_regions():
     model, batch = tiny_model(), tiny_batch()
     coverage = box_coverage(batch["region_boxes"], (4, 4))
     by_box = model.get_region_features(**image_part(batch)).pooler_output
@@ -109,10 +189,9 @@ def test_coverage_of_the_same_boxes_gives_the_same_regions():
     torch.testing.assert_close(by_coverage, by_box, **TOLERANCE)
 
 
-def test_a_patch_taken_as_a_region_is_its_dense_feature():
-    from modeling_regionmed_clip.roi_processor import patch_boxes
-
-    model, pixels = tiny_model(), tiny_batch()["pixel_values"]
+@pytest.mark.parametrize("roi_mode", ["prompter", "roialign", "maskpool"])
+def test_a_patch_taken_as_a_region_is_its_dense_feature(roi_mode):
+    model, pixels = tiny_model(roi_mode=roi_mode), tiny_batch()["pixel_values"]
     dense = model.get_dense_features(pixels)  # (B, D, h, w)
     assert dense.shape == (3, 16, 4, 4)
     boxes = patch_boxes((4, 4), pixels.device).expand(3, -1, -1)
@@ -139,7 +218,16 @@ def test_other_towers_embed_texts_apart_and_ignore_padding(changes):
     [
         ({"region_boxes": torch.zeros(2, 1, 4)}, r"region_boxes has shape \(2, 1, 4\).*B = 3"),
         ({"region_boxes": torch.zeros(3, 0, 4)}, r"region_boxes has shape \(3, 0, 4\).*R at least 1.*row of padding"),
-        ({"region_coverage": torch.ones(3, 2, 7, 7)}, r"region_coverage has shape .*\(3, 2, 4, 4\).*patch_size 12"),
+        ({"region_coverage": torch.ones(3, 2, 7, 7)}, r"region_coverage has shape .*\(3, 2, 4, 4\).*patch_size"),
+        ({"region_mask": torch.ones(3, 2)}, r"region_mask has shape .*float32; it must be .*torch.bool"),
+        ({"region_mask": torch.ones(3, 2, dtype=torch.int64)}, r"torch.int64; it must be .*region_mask.bool\(\)"),
+        ({"region_mask": torch.ones(3, 1, dtype=torch.bool)}, r"shape \(3, 1\).*\(B, R\) = \(3, 2\)"),
+        ({"region_mask": torch.ones(2, dtype=torch.bool)}, r"shape \(2,\).*\(B, R\) = \(3, 2\)"),
+        ({"region_boxes": None}, r"region_mask came without region_boxes"),
+        (
+            {"region_boxes": None, "region_mask": None, "region_coverage": torch.ones(3, 2, 4, 4)},
+            r"region_coverage came without region_boxes and would not be used",
+        ),
     ],
 )
 def test_regions_of_a_wrong_shape_are_refused(changes, message):

@@ -116,6 +116,20 @@ def test_a_threshold_of_one_proposes_nothing_and_a_score_at_the_threshold_counts
     assert select_proposals(torch.zeros(1, 4), APART[None], top_k=4, threshold=0.5).region_mask.all()  # sigmoid(0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"top_k": 0}, "top_k is 0; it must be a whole number of at least 1"),
+        ({"top_k": 2.5}, "top_k is 2.5"),
+        ({"threshold": 1.5}, r"threshold is 1.5; a score lies in \[0, 1\]"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+    ],
+)
+def test_an_impossible_number_or_threshold_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model().propose_regions(tiny_batch()["pixel_values"], **arguments)
+
+
 def test_an_untrained_model_proposes_nothing_and_the_default_threshold_is_the_configs():
     pixels = tiny_batch()["pixel_values"]
     assert not tiny_model().propose_regions(pixels).region_mask.any()
@@ -275,6 +289,29 @@ def test_without_any_region_only_the_scores_are_taught_and_all_gradients_are_fin
     assert term.num_positives.item() == 0
     assert (logits.grad > 0).all()  # every score goes down
     assert torch.equal(boxes.grad, torch.zeros_like(boxes))
+
+
+def test_one_patch_learns_and_an_empty_target_is_one_and_an_inverted_or_outer_one_is_none():
+    patches = patch_boxes((1, 1), CPU)
+    for box, num_positives in (
+        ((0.2, 0.3, 0.6, 0.9), 1),
+        ((0.5, 0.5, 0.5, 0.5), 1),
+        ((0.5, 0.2, 0.5, 0.9), 1),
+        ((0.8, 0.8, 0.2, 0.2), 0),
+        ((0.2, 0.8, 0.6, 0.3), 0),
+        ((-1.0, -1.0, 2.0, 2.0), 1),
+    ):
+        logits = torch.zeros(1, 1, requires_grad=True)
+        boxes = torch.tensor([[[0.1, 0.1, 0.7, 0.8]]], requires_grad=True)
+        term = proposal_loss(logits, boxes, torch.tensor([[box]]), torch.ones(1, 1, dtype=torch.bool), patches)
+        term.loss.backward()
+        assert term.num_positives.item() == num_positives, box
+        assert 0 <= term.loss.item() < 9, box  # 5 x L1 of at most 1, 2 x GIoU loss of at most 2
+        assert logits.grad.isfinite().all()
+        assert boxes.grad.isfinite().all()
+    cut = proposal_loss(torch.zeros(1, 1), patches[None], patches[None], torch.ones(1, 1, dtype=torch.bool), patches)
+    beyond = torch.tensor([[[-1.0, -1.0, 2.0, 2.0]]])
+    assert proposal_loss(torch.zeros(1, 1), patches[None], beyond, cut.num_positives[None, None] > 0, patches) == cut
 
 
 @pytest.mark.parametrize("num_patches", [4, 6, 7, 8, 12, 14, 16, 24, 27])

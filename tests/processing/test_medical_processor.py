@@ -115,6 +115,17 @@ def test_a_slice_may_be_chosen_for_each_image(processor, nibabel):
     assert torch.equal(slices[4:5], single)
 
 
+def test_numpy_numbers_ranges_and_arrays_choose_frames_and_slices_too(nibabel, tmp_path):
+    volume = nibabel.Nifti1Image(np.arange(5 * 6 * 7, dtype=np.int16).reshape(5, 6, 7), np.eye(4))
+    plain = RegionMedClipImageProcessor(size=64, slice_axis=1, slice_index=[0, 1])
+    expected = plain([volume] * 2, return_tensors="pt")["pixel_values"]
+    for slices in (np.arange(2), range(2), (np.int64(0), np.int64(1)), torch.arange(2)):
+        processor = RegionMedClipImageProcessor(size=64, slice_axis=np.int64(1), slice_index=slices)
+        assert torch.equal(processor([volume] * 2, return_tensors="pt")["pixel_values"], expected)
+        processor.save_pretrained(tmp_path)
+        assert RegionMedClipImageProcessor.from_pretrained(tmp_path).to_dict() == plain.to_dict()
+
+
 SETTINGS = [
     {"window": "lung"},
     {"window": (40, 80)},

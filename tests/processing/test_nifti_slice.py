@@ -151,6 +151,14 @@ def test_a_truncated_file_is_a_value_error_with_its_path(tmp_path, name, kept):
         decode_image(tmp_path / name, "image 2", slice_index=8)
 
 
+def test_a_damaged_header_is_a_value_error_with_its_path(tmp_path):
+    content = nibabel.Nifti1Image(RAS, np.eye(4)).to_bytes()
+    for place, value in ((70, 99), (108, 1), (344, 0)):  # datatype, vox_offset, magic
+        (tmp_path / "a.nii").write_bytes(content[:place] + bytes([value] * 4) + content[place + 4 :])
+        with pytest.raises(ValueError, match=r"image \(.*a.nii\) cannot be read as NIfTI .*Fetch it again"):
+            decode_image(tmp_path / "a.nii", slice_index=0)
+
+
 def test_a_slice_is_only_for_volumes(tmp_path):
     from PIL import Image
 

@@ -245,6 +245,8 @@ def test_a_region_cropped_away_is_masked_with_a_warning_and_the_others_follow_th
         ({"text": ["a", 5]}, "text 1 is 5; it must be a string"),
         ({"text": []}, "text is empty"),
         ({"box": [[BOX], []]}, r"arguments \['box'\] are not known; regions are given by boxes"),
+        ({"images_kwargs": {"siez": 32}}, r"images_kwargs\['siez'\].*are not known.*Check the spelling"),
+        ({"text": "a", "text_kwargs": {"paddng": True}}, r"text_kwargs\['paddng'\].*are not known"),
     ],
 )
 def test_bad_input_is_named_with_its_item_its_value_the_rule_and_the_way_out(processor, arguments, words):
@@ -308,6 +310,24 @@ def test_target_sizes_and_labels_must_match_the_outputs(processor):
         processor.post_process_regions(outputs, torch.zeros(1, 1, 4), target_sizes=[(5, 5)], text_labels=["a"])
     with pytest.raises(ValueError, match=r"heat has shape \(4, 4\)"):
         processor.post_process_heatmap(torch.zeros(4, 4), [(5, 5)])
+
+
+@pytest.mark.parametrize("sizes", [(50, 100), [(0, 5)], [(5, 5, 3)], [(5, 5), (5,)], [(float("nan"), 5)], None])
+def test_target_sizes_that_are_no_sizes_of_images_are_named(processor, sizes):
+    with pytest.raises(ValueError, match=r"target_sizes is .*one \(height, width\) for each image.*Give the sizes"):
+        processor.post_process_heatmap(torch.zeros(1, 4, 4), sizes)
+
+
+def test_regions_of_another_call_and_outputs_without_region_texts_are_named(processor):
+    outputs = SimpleNamespace(logits_per_region=torch.zeros(1, 2, 3))
+    boxes, mask = np.full((1, 2, 4), 0.5, np.float32), np.array([[True, False]])
+    (result,) = processor.post_process_regions(outputs, boxes, mask, target_sizes=[(5, 5)])  # arrays do too
+    assert result["boxes"].shape == (1, 4)
+    for given in ((boxes[:, :1], mask), (boxes, mask[:, :1])):
+        with pytest.raises(ValueError, match=r"has shape .* and logits_per_region \(1, 2, 3\).*of the same call"):
+            processor.post_process_regions(outputs, *given, target_sizes=[(5, 5)])
+    with pytest.raises(ValueError, match=r"SimpleNamespace without logits_per_region; .*region_text"):
+        processor.post_process_regions(SimpleNamespace(logits_per_region=None), boxes, target_sizes=[(5, 5)])
 
 
 @pytest.mark.parametrize(("row", "column"), [(1, 0), (1, 2), (2, 3)])  # rows 0 and 3 of the patches are padding

@@ -69,6 +69,22 @@ def test_pixel_values_are_the_same_with_and_without_regions(processor, regions):
     assert batch["region_mask"].any()
 
 
+def test_ragged_columns_as_pandas_holds_them_are_the_same_regions(processor):
+    boxes = [[(30, 10, 60, 40), (0, 0, 100, 50)], [(3, 4, 20, 50)]]
+    texts = [["nodule", "lung"], ["lung"]]
+    expected = processor(images=[WIDE, TALL], boxes=boxes, region_text=texts)
+    columns = {"boxes": np.empty(2, dtype=object), "region_text": np.empty(2, dtype=object)}
+    for i in range(2):
+        columns["boxes"][i] = np.empty(len(boxes[i]), dtype=object)
+        columns["boxes"][i][:] = [np.array(box) for box in boxes[i]]
+        columns["region_text"][i] = np.array(texts[i], dtype=object)
+    for given in (columns, {name: list(column) for name, column in columns.items()}):
+        batch = processor(images=[WIDE, TALL], **given)
+        assert all(torch.equal(batch[name], tensor) for name, tensor in expected.items())
+    candidates = processor(region_text=np.array(["nodule", "lung"]))
+    assert torch.equal(candidates["region_input_ids"], expected["region_input_ids"])
+
+
 def test_pixel_values_are_the_same_beside_a_region_that_is_cropped_away(tokenizer):
     processor = RegionMedClipProcessor(GEOMETRIES["source"], tokenizer)
     with pytest.warns(UserWarning, match="region 0: the centre crop"):

@@ -11,7 +11,14 @@ import torch.distributed as dist
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from modeling_regionmed_clip.loss_regionmed_clip import DISTILLATION_INPUTS, contrastive_terms, region_distillation_loss
+from modeling_regionmed_clip.loss_regionmed_clip import (
+    DISTILLATION_INPUTS,
+    PROPOSAL_INPUTS,
+    contrastive_terms,
+    proposal_loss,
+    region_distillation_loss,
+)
+from modeling_regionmed_clip.region_pooling import patch_boxes
 from regionmed_clip.train.gather import gather_loss_inputs, text_fingerprints
 
 CAPTION_OF_IMAGE = [0, 1, 1, 2]  # rows of the texts below
@@ -20,6 +27,12 @@ TOKENS = torch.tensor(
     [[2, 7, 3, 0], [2, 8, 3, 0], [2, 9, 9, 3], [2, 10, 3, 0], [2, 11, 3, 0], [2, 12, 7, 3], [2, 6, 3, 0]]
 )
 PLACEHOLDER = 6  # the row that fills up the texts of every rank and must count nowhere
+BOXES_OF_IMAGE = [  # as many as texts; ranks differ in the most regions of an image
+    [[0.0, 0.0, 0.4, 0.5], [0.2, 0.1, 0.9, 0.8]],
+    [[0.5, 0.5, 0.7, 1.0]],
+    [],
+    [[0.1, 0.6, 0.3, 0.9], [0.6, 0.0, 1.0, 0.4], [0.0, 0.0, 1.0, 1.0]],
+]
 TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
 
 
@@ -56,8 +69,24 @@ def local_batch(images: list[int], encoders: dict[str, torch.Tensor]) -> tuple[d
         "teacher": torch.randn(4, 2, 6, generator=generator, dtype=torch.float64)[images],
         "distilled_mask": torch.tensor([[True, True], [False, True], [False, False], [True, True]])[images],
     }
+    local |= proposal_rows(images, pixels[images] @ encoders["image"])
     ids = {"text": TOKENS[captions], "region_text": TOKENS[texts]}
     return local, {name: text_fingerprints(rows, (rows > 0).long()) for name, rows in ids.items()}
+
+
+def proposal_rows(images: list[int], states: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What `proposal_loss` takes, on a grid of 2 x 3 patches; states (B, 6)."""
+    patches = patch_boxes((2, 3), states.device)
+    reach = 0.3 * torch.sigmoid(states)[..., None] * torch.tensor([-1.0, -1.0, 1.0, 1.0])
+    targets = [torch.tensor(BOXES_OF_IMAGE[i]).reshape(-1, 4) for i in images]
+    real = [torch.ones(len(rows), dtype=torch.bool) for rows in targets]
+    return {
+        "proposal_logits": states,
+        "proposal_boxes": (patches + reach).clamp(0.0, 1.0),
+        "target_boxes": pad_sequence(targets, batch_first=True),
+        "target_mask": pad_sequence(real, batch_first=True),
+        "patch_boxes": patches,
+    }
 
 
 def main(rank: int, num_processes: int) -> None:
@@ -73,6 +102,7 @@ def main(rank: int, num_processes: int) -> None:
     gathered = gather_loss_inputs(local, fingerprints)
     terms = contrastive_terms(gathered, {name: torch.full((1,), 5.0) for name in TERMS}, TERMS)
     terms["region_distillation"] = region_distillation_loss(*(gathered[name] for name in DISTILLATION_INPUTS))
+    terms["proposals"] = proposal_loss(*(gathered[name] for name in PROPOSAL_INPUTS))
     torch.stack([term.loss for term in terms.values()]).sum().backward()
     gradients = {name: encoder.grad for name, encoder in encoders.items()}
     if num_processes > 1:

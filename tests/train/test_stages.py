@@ -12,6 +12,7 @@ from regionmed_clip.train.stages import build_optimizer, learning_rate_at, set_t
 GLOBAL = Stage(loss_weights={"image_text": 1.0}, modes=TowerModes(roi="frozen"))
 REGION = Stage(loss_weights={"region_text": 1.0}, modes=TowerModes(text="frozen"))
 LABEL_FREE = Stage(loss_weights={"region_distillation": 1.0})
+PROPOSALS = Stage(loss_weights={"proposals": 1.0})
 JOINT = Stage(loss_weights={"image_text": 1.0, "region_text": 1.0, "image_region_text": 1.0, "fused_image_text": 1.0})
 
 
@@ -24,6 +25,8 @@ def test_each_stage_trains_exactly_the_parts_its_terms_reach():
     assert trained_parts(GLOBAL) == towers
     assert trained_parts(REGION) == {"vision_model", "roi_processor", "temperatures"}
     assert trained_parts(LABEL_FREE) == {"vision_model", "roi_processor"}
+    assert trained_parts(PROPOSALS) == {"vision_model", "proposal_head"}
+    assert trained_parts(dataclasses.replace(PROPOSALS, modes=TowerModes(vision="frozen"))) == {"proposal_head"}
     frozen = dataclasses.replace(LABEL_FREE, modes=TowerModes(vision="frozen"))
     assert trained_parts(frozen) == {"roi_processor"}
     assert trained_parts(JOINT) == towers | {"roi_processor", "region_fusion"}
