@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from regionmed_clip.eval.overlays import draw_box, draw_heat
+from regionmed_clip.eval.selection import Shown
 from regionmed_clip.eval.style import HIT, TRUTH, bare, drawing, head
 from regionmed_clip.processing.corpus.plot_style import MUTED, TEXT
 
@@ -71,6 +72,25 @@ def draw_grounding(
                 _draw_answer(axes, phrase, answer, label, float(np.nanmax(one)), truth.get(phrase, ()))
         head(figure, "Where the model grounds a phrase (green), where it is annotated (yellow)", note)
     return True
+
+
+def draw_grounding_of(path: Path, model: Any, processor: Any, shown: Sequence[Shown], note: str = "") -> bool:
+    """Whether there was anything to draw; every image with one text of each of the images: seen in its own, or nowhere.
+
+    Args:
+        shown: images of a split with their regions; those without regions are left out.
+    """
+    shown = [one for one in shown if one.regions]
+    phrases = list(dict.fromkeys(one.regions[0]["description"] for one in shown))
+    if not phrases:
+        return False
+    images = [one.image for one in shown]
+    truths: list[dict[str, list[Sequence[float]]]] = [{} for _ in shown]
+    for one, truth in zip(shown, truths, strict=True):
+        for region in one.regions:
+            truth.setdefault(region["description"], []).append(region["box"])
+    found, heat = ground_images(model, processor, images, phrases)
+    return draw_grounding(path, images, phrases, found, heat, true_boxes=truths, note=note)
 
 
 def _draw_answer(

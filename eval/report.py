@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from regionmed_clip.eval.grounding_pictures import draw_grounding_of
 from regionmed_clip.eval.overlays import (
     draw_heat_maps,
     draw_image_to_text,
@@ -30,6 +31,7 @@ CAPTIONS = {
     "results.png": "Results with 95 % intervals.",
     "region_overlays.png": "Regions with their best texts among all region texts of the split; yellow: the truth.",
     "heat_maps.png": "Cosine of every patch with a text, without a box; yellow: the boxes that the text describes.",
+    "grounding.png": "Phrases grounded without a box (green), among images of which one shows each (yellow).",
     "text_to_image.png": "Text to image: the nearest images of the whole split.",
     "image_to_text.png": "Image to text: the nearest captions of the whole split.",
     "loss_curves.png": "Training, by term and stage.",
@@ -82,6 +84,9 @@ def write_report(
             ),
             "loss_curves.png": draw_loss_curves(folder / "loss_curves.png", metrics_rows, note),
         }
+        if any(result.metric == "proposal_recall" and result.value is not None for result in results):
+            path = folder / "grounding.png"
+            drawn["grounding.png"] = draw_grounding_of(path, model, processor, heat_shown, note)
     return _write_index(folder, [name for name, is_drawn in drawn.items() if is_drawn], results, note)
 
 

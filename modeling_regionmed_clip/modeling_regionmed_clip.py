@@ -66,8 +66,8 @@ class RegionMedClipPreTrainedModel(PreTrainedModel):
 class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
     """Dual encoder with a region path; see `RegionMedClipConfig` for its parts and DESIGN for the tensor contract.
 
-    With no region given the global embedding is the plain encoder's: the ROI processor is not even run (in training with
-    a loss it is, on nothing and with no effect, so that every parameter has a gradient).
+    With no region given the global embedding is the plain encoder's: the ROI processor is not even run (in training
+    with a loss it is, on nothing and with no effect, so that every parameter has a gradient).
     """
 
     main_input_name = "input_ids"  # the first argument of `forward`, as tools of the library expect

@@ -6,7 +6,8 @@ import torch
 from PIL import Image, ImageColor
 from tiny_models import tiny_model
 
-from regionmed_clip.eval.grounding_pictures import draw_grounding, ground_images
+from regionmed_clip.eval.grounding_pictures import draw_grounding, draw_grounding_of, ground_images
+from regionmed_clip.eval.selection import Shown
 from regionmed_clip.eval.style import HIT, MAX_BYTES, TRUTH
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
@@ -69,3 +70,19 @@ def test_images_are_grounded_through_the_public_calls():
     assert (found[1]["boxes"][:, 2] <= 40).all()
     (pointed, _), _ = ground_images(model, processor, [IMAGE, IMAGE], PHRASES, source="heat", threshold=-1.0)
     assert set(pointed["labels"].tolist()) == {0, 1}
+
+
+def test_every_image_is_asked_for_one_text_of_each_and_its_own_regions_are_marked(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(PHRASES, vocab_size=300, max_length=16)
+    image_processor = RegionMedClipImageProcessor(size={"height": 48, "width": 48}, patch_size=12)
+    processor, model = RegionMedClipProcessor(image_processor, tokenizer), tiny_model(text_config=TEXT_TOWER)
+    image = IMAGE.convert("RGB")
+    shown = [
+        Shown(row, image, {}, [{"description": phrase, "box": [10.0, 8.0, 40.0, 30.0]}])
+        for row, phrase in enumerate(PHRASES)
+    ]
+    assert draw_grounding_of(tmp_path / "both.png", model, processor, [*shown, Shown(2, image, {}, [])])
+    assert count_colour(tmp_path / "both.png", TRUTH) > 200  # one annotated box a phrase
+    assert count_colour(tmp_path / "both.png", HIT) == 0  # an untrained head proposes nothing
+    assert not draw_grounding_of(tmp_path / "none.png", model, processor, [Shown(2, image, {}, [])])

@@ -97,14 +97,14 @@ def test_a_report_is_complete_and_its_pictures_are_small(model, processor, examp
     index = write_report(
         tmp_path / "report",
         metrics_rows=METRICS_ROWS,
-        results=[*ours.results, *plain.results, *compare_outcomes(ours, plain)],
+        results=[*ours.results, *plain.results, *compare_outcomes(ours, plain), make_result(metric="proposal_recall")],
         model=model,
         processor=processor,
         examples=iter(examples),
         embedded=ours.embedded,
     )
     text = index.read_text()
-    names = "results region_overlays heat_maps text_to_image image_to_text loss_curves".split()
+    names = "results region_overlays heat_maps grounding text_to_image image_to_text loss_curves".split()
     assert {path.stem for path in index.parent.glob("*.png")} == set(names)
     for name in names:
         assert f"]({name}.png)" in text

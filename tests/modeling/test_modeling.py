@@ -73,6 +73,7 @@ def test_fusion_changes_nothing_at_first_and_something_once_alpha_moves():
     output = model(**batch)
     torch.testing.assert_close(output.fused_image_embeds, output.image_embeds, **TOLERANCE)
     torch.nn.init.constant_(model.region_fusion.alpha, 0.5)
+    torch.nn.init.normal_(model.region_fusion.attention.v_proj.bias)  # zero before training: would hide what it adds
     output = model(**batch)
     difference = (output.fused_image_embeds - output.image_embeds).abs().amax(dim=1)
     assert (difference[:2] > 1e-3).all()
@@ -197,6 +198,25 @@ def test_a_patch_taken_as_a_region_is_its_dense_feature(roi_mode):
     boxes = patch_boxes((4, 4), pixels.device).expand(3, -1, -1)
     regions = model.get_region_features(pixels, boxes).pooler_output  # (B, P, D)
     torch.testing.assert_close(dense.flatten(2).transpose(1, 2), regions, **TOLERANCE)
+
+
+def test_in_a_frame_that_is_not_square_rows_are_rows_on_every_path():
+    model = tiny_model(proposal_threshold=0.0)
+    pixels = torch.randn(1, 3, 36, 60, generator=torch.Generator().manual_seed(0))  # 3 x 5 patches
+    seen = []
+    model.roi_processor.prompter.patch_encoding.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    texts = tiny_batch()["input_ids"]
+    heat = model.ground_phrases(pixels, texts).heat
+    by_hand = [[x / 5, y / 3, (x + 1) / 5, (y + 1) / 3] for y in range(3) for x in range(5)]
+    for boxes in seen:
+        torch.testing.assert_close(boxes, torch.tensor(by_hand), **TOLERANCE)
+    assert len(seen) == 2
+    assert heat.shape == (1, 2, 3, 5)
+    box = torch.tensor([[[3 / 5, 1 / 3, 4 / 5, 2 / 3]]])  # row 1, column 3
+    region = model.get_region_features(pixels, box).pooler_output[0, 0]
+    phrases = model.get_text_features(texts).pooler_output
+    expected = torch.nn.functional.cosine_similarity(region[None], phrases, dim=-1)
+    torch.testing.assert_close(heat[0, :, 1, 3], expected, **TOLERANCE)
 
 
 @pytest.mark.parametrize("changes", TOWERS.values(), ids=TOWERS)

@@ -130,6 +130,15 @@ def test_an_impossible_number_or_threshold_is_refused(arguments, message):
         tiny_model().propose_regions(tiny_batch()["pixel_values"], **arguments)
 
 
+def test_of_two_boxes_that_overlap_by_more_than_half_of_their_union_the_better_one_is_proposed():
+    first = torch.tensor([0.0, 0.0, 1.0, 0.5])
+    for height, num_proposed in ((0.26, 1), (0.24, 2)):  # an IoU of 0.52, 0.48
+        boxes = torch.stack([first, torch.tensor([0.0, 0.0, 1.0, height])])[None]
+        found = select_proposals(logits_of(0.6, 0.9)[None], boxes, top_k=2, threshold=0.5)
+        assert found.region_mask.sum().item() == num_proposed
+        assert torch.equal(found.region_boxes[0, 0], boxes[0, 1])
+
+
 def test_an_untrained_model_proposes_nothing_and_the_default_threshold_is_the_configs():
     pixels = tiny_batch()["pixel_values"]
     assert not tiny_model().propose_regions(pixels).region_mask.any()
