@@ -1,5 +1,7 @@
 """The published tables are what their result files say, and nothing else in the document changes."""
 
+import json
+
 import pytest
 
 from regionmed_clip.eval.results import Result, write_results
@@ -19,6 +21,18 @@ def test_the_documents_show_what_their_result_files_say(repository, name):
     text = (repository / name).read_text(encoding="utf-8")
     assert render_document(text) == text, "run `make cards`"
     assert "<!-- results: " in text
+
+
+@pytest.mark.parametrize("name", ["quickstart.json", "proposals.json"])
+def test_the_published_models_tell_two_boxes_of_one_image_apart(repository, name):
+    """The guarantee of DESIGN.md section 3 that only a trained model can keep, as it was measured last."""
+    rows = json.loads((repository / "model_cards" / "results" / name).read_text(encoding="utf-8"))
+    cosines = [
+        row["value"] for row in rows
+        if (row["model"], row["metric"], row["source"]) == ("regionmed-clip", "region_median_cosine", None)
+    ]  # fmt: skip
+    assert len(cosines) == 1
+    assert cosines[0] <= 0.6
 
 
 def test_a_block_is_filled_and_the_rest_is_left_alone(tmp_path):

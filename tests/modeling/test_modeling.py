@@ -92,6 +92,14 @@ def test_padding_regions_change_nothing_and_are_exactly_zero():
     torch.testing.assert_close(again.fused_image_embeds, output.fused_image_embeds, **TOLERANCE)
 
 
+def test_a_padding_region_takes_no_part_in_any_loss_whatever_text_it_names():
+    model, batch = tiny_model(), tiny_batch()
+    expected = model(**batch, return_loss=True).loss_terms
+    batch["region_text_index"] = torch.tensor([[0, 1], [2, 1], [0, 2]])  # the second and third image's padding too
+    for name, term in model(**batch, return_loss=True).loss_terms.items():
+        assert torch.equal(term, expected[name]), name
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30])
 @pytest.mark.parametrize("roi_mode", ["prompter", "roialign", "maskpool"])
 def test_whatever_padding_holds_reaches_no_output_and_no_gradient(roi_mode, bad):
