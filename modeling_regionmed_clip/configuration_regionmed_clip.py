@@ -17,6 +17,7 @@ from .tower_configs import (
 ROI_MODES = ("prompter", "roialign", "maskpool")
 PROJECTIONS = ("linear", "identity", "mlp")
 EMBEDDING_NORMS = ("l2", "clip")
+MAX_FREQUENCIES = 20
 
 DEFAULT_VISION_CONFIG = {"model_type": "clip_vision_model", "patch_size": 16}  # ViT-B/16 at 224 pixels
 DEFAULT_TEXT_CONFIG = {"model_type": "bert"}  # BERT-base
@@ -45,7 +46,7 @@ class RegionMedClipConfig(PreTrainedConfig):
         roi_num_layers: cross-attention blocks of the prompter, at least 1.
         roi_num_heads: attention heads of the prompter; None gives one for every 64 channels of the vision tower.
         fusion_num_heads: attention heads of the fusion; None gives one for every 64 channels of the shared space.
-        roi_num_frequencies: sine/cosine pairs per coordinate of the box and patch position encodings.
+        roi_num_frequencies: sine/cosine pairs per coordinate of the box and patch position encodings, at most 20.
         logit_scale_init_value: natural logarithm of the initial inverse temperature of every contrastive term.
         logit_scale_max: largest inverse temperature; the learnt one is clamped to it.
         logit_bias_init_value: what is added to the global logits at first (SigLIP); None: there is no bias.
@@ -112,6 +113,11 @@ class RegionMedClipConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"RegionMedClipConfig.{name} is {value!r}; it must be a whole number of at least 1.")
+        if self.roi_num_frequencies > MAX_FREQUENCIES:
+            raise ValueError(
+                f"RegionMedClipConfig.roi_num_frequencies is {self.roi_num_frequencies}; float32 fractions of the "
+                f"frame tell no more than {MAX_FREQUENCIES} octaves apart. Give {MAX_FREQUENCIES} or fewer."
+            )
         for side, width in (("visual", self.pooled_image_width), ("text", self.pooled_text_width)):
             if getattr(self, f"{side}_projection_type") == "identity" and width != self.projection_dim:
                 raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PROPOSAL_INPUTS = ("proposal_logits", "proposal_boxes", "target_boxes", "target_mask", "patch_boxes")
+PROPOSAL_INPUTS = ("proposal_logits", "proposal_boxes", "target_boxes", "target_mask", "patch_boxes", "is_complete")
 DISTILLATION_INPUTS = ("student", "teacher", "distilled_mask")
 ROUNDING_MARGIN = 1.001  # a region whose middle lies between two patches is near both, not near none by rounding
 NO_TEXT_KEY = -1  # keys of real texts are 63-bit hashes, hence never negative
@@ -155,7 +155,12 @@ def contrastive_terms(
 
 
 def proposal_loss(
-    logits: Tensor, boxes: Tensor, target_boxes: Tensor, target_mask: Tensor, patch_boxes: Tensor
+    logits: Tensor,
+    boxes: Tensor,
+    target_boxes: Tensor,
+    target_mask: Tensor,
+    patch_boxes: Tensor,
+    is_complete: Tensor | None = None,
 ) -> LossTerm:
     """Focal loss of the scores, L1 and GIoU loss of the boxes, of one proposal for every patch.
 
@@ -169,6 +174,8 @@ def proposal_loss(
         target_boxes, target_mask: (B, R, 4) float, (B, R) bool; annotated regions, False = padding. Unannotated
             regions count as background. What lies outside the frame is cut off; an inverted box is no target.
         patch_boxes: (P, 4) float; fractions of the frame.
+        is_complete: (B,) bool; False for an image of which only some annotated regions are targets, whose other patches
+            then teach nothing. None: all are complete.
 
     Returns:
         The term, normalised by the number of patches that stand for a target (at least 1).
@@ -195,9 +202,10 @@ def proposal_loss(
     entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, quality, reduction="none")
     focal = (logits.sigmoid() - quality).abs().square() * entropy
     misfit = 5.0 * (boxes - targets).abs().mean(dim=-1) + 2.0 * (1.0 - giou)
+    is_counted = torch.ones_like(is_positive) if is_complete is None else is_positive | is_complete[:, None]
     num_positives = is_positive.sum()
-    total = focal.sum() + torch.where(is_positive, misfit, 0.0).sum()
-    return LossTerm(total / num_positives.clamp_min(1), num_positives, is_positive.numel() - num_positives)
+    total = torch.where(is_counted, focal, 0.0).sum() + torch.where(is_positive, misfit, 0.0).sum()
+    return LossTerm(total / num_positives.clamp_min(1), num_positives, is_counted.sum() - num_positives)
 
 
 def _overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

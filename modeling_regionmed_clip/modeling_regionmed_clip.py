@@ -361,13 +361,19 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             output.logits_per_region = output.region_embeds @ (self.temperatures("region_text") * region_texts.t())
 
     def proposal_inputs(
-        self, output: RegionMedClipOutput, pixel_values: Tensor, region_boxes: Tensor, region_mask: Tensor | None
+        self,
+        output: RegionMedClipOutput,
+        pixel_values: Tensor,
+        region_boxes: Tensor,
+        region_mask: Tensor | None,
+        is_complete: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What `proposal_loss` takes, by the names of `PROPOSAL_INPUTS`; arguments as in `forward`."""
+        """What `proposal_loss` takes, by the names of `PROPOSAL_INPUTS`; the first arguments are those of `forward`."""
         if region_mask is None:
             region_mask = torch.ones(region_boxes.shape[:2], dtype=torch.bool, device=region_boxes.device)
         patches = patch_boxes(self._grid_of(pixel_values), pixel_values.device)
-        values = (output.proposal_logits, output.proposal_boxes, region_boxes, region_mask, patches)
+        is_complete = torch.ones_like(region_mask[:, 0]) if is_complete is None else is_complete
+        values = (output.proposal_logits, output.proposal_boxes, region_boxes, region_mask, patches, is_complete)
         return dict(zip(PROPOSAL_INPUTS, values))
 
     def compute_terms(self, batch: dict[str, Tensor], names: tuple[str, ...] | None = None) -> dict[str, LossTerm]:

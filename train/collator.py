@@ -129,6 +129,7 @@ class Collator:
         return {
             "region_boxes": boxes,
             "region_mask": mask,
+            "region_is_complete": torch.tensor([len(regions) == len(sample.boxes) for sample, regions in chosen]),
             "region_input_ids": input_ids,
             "region_attention_mask": attention_mask,
             "region_text_index": index,

@@ -97,7 +97,7 @@ def gather_loss_inputs(local: dict[str, Tensor], fingerprints: dict[str, Tensor]
         return local | masks  # texts that differ only where the tokenizer does not look are one text
     batch = {name: gather_rows(local[name]) for name in ("image", "image_keys", *DISTILLATION_INPUTS) if name in local}
     if "proposal_logits" in local:
-        batch |= {name: gather_rows(local[name]) for name in ("proposal_logits", "proposal_boxes")}
+        batch |= {name: gather_rows(local[name]) for name in ("proposal_logits", "proposal_boxes", "is_complete")}
         batch["target_boxes"] = gather_rows(_widen(local["target_boxes"], 0.0))
         batch["target_mask"] = gather_rows(_widen(local["target_mask"], False))
         batch["patch_boxes"] = local["patch_boxes"]  # the same on every process

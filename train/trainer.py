@@ -222,6 +222,7 @@ class Trainer:
         """The stage's loss terms over the batches of all processes."""
         terms = stage.loss_weights
         tensors = {key: value.to(self.accelerator.device) for key, value in batch.items() if key != "sample_id"}
+        is_complete = tensors.pop("region_is_complete")
         if not any(term in terms for term in REGION_TERMS):
             tensors = {key: value for key, value in tensors.items() if not key.startswith("region_")}
         if not any(term in terms for term in TEXT_TERMS):
@@ -239,7 +240,7 @@ class Trainer:
             )
         if "proposals" in terms:
             regions = tensors["region_boxes"], tensors["region_mask"]
-            local |= self.model.proposal_inputs(output, tensors["pixel_values"], *regions)
+            local |= self.model.proposal_inputs(output, tensors["pixel_values"], *regions, is_complete)
         if self.distiller is not None:
             targets = self.distiller.targets(tensors["pixel_values"], drawn)
             local |= dict(zip(DISTILLATION_INPUTS, (output.distilled_embeds, *targets)))

@@ -23,6 +23,7 @@ def test_the_defaults_are_a_real_vit_b16_and_a_bert_base():
         ({"roi_mode": "crop"}, "roi_mode is 'crop'; it must be one of prompter"),
         ({"text_pooling": "max"}, "text_pooling is 'max'"),
         ({"roi_num_layers": 0}, "roi_num_layers is 0; it must be a whole number of at least 1"),
+        ({"roi_num_frequencies": 21}, "roi_num_frequencies is 21; .* 20 octaves apart"),
         ({"roi_num_heads": 3}, "roi_num_heads is 3; it must divide vision_config.hidden_size = 32"),
         ({"proposal_threshold": 1.5}, r"proposal_threshold is 1.5; it must be a finite number in \[0, 1\]"),
         ({"proposal_threshold": None}, "proposal_threshold is None"),

@@ -289,6 +289,21 @@ def test_padding_and_the_order_of_regions_change_nothing():
     torch.testing.assert_close(proposal_loss(logits, boxes, padded, padding, patches).loss, expected)
 
 
+def test_patches_beside_the_targets_of_an_incomplete_image_teach_nothing():
+    tensors = as_tensors(*hand_made_case())
+    logits = tensors[0].requires_grad_(True)
+    whole = proposal_loss(*tensors)
+    partial = proposal_loss(*tensors, torch.tensor([True, False]))
+    partial.loss.backward()
+    owned = [
+        target_of(patch, *(rows[1] for rows in hand_made_case()[2:4])) is not None for patch in hand_made_case()[4]
+    ]
+    assert (logits.grad[1] != 0).tolist() == owned
+    assert (logits.grad[0] != 0).all()
+    assert partial.num_positives == whole.num_positives
+    assert whole.num_negatives - partial.num_negatives == owned.count(False)
+
+
 def test_without_any_region_only_the_scores_are_taught_and_all_gradients_are_finite():
     tensors = as_tensors(*hand_made_case())
     logits, boxes = (tensor.requires_grad_(True) for tensor in tensors[:2])

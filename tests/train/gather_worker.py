@@ -86,6 +86,7 @@ def proposal_rows(images: list[int], states: torch.Tensor) -> dict[str, torch.Te
         "target_boxes": pad_sequence(targets, batch_first=True),
         "target_mask": pad_sequence(real, batch_first=True),
         "patch_boxes": patches,
+        "is_complete": torch.tensor([i % 2 == 0 for i in images]),
     }
 
 

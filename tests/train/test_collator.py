@@ -55,6 +55,12 @@ def test_each_distinct_text_is_tokenised_once_and_pointed_at(collator):
     assert torch.equal(batch["region_boxes"][1], torch.zeros(2, 4))
 
 
+def test_an_image_of_which_regions_were_left_out_is_told(collator):
+    whole, partial = sample("a", TEXTS[0], (TEXTS[0], TEXTS[1])), sample("b", TEXTS[0], (TEXTS[0], TEXTS[1]))
+    batch = collator([(whole, np.array([1, 0])), (partial, np.array([1]))])
+    assert batch["region_is_complete"].tolist() == [True, False]
+
+
 def test_a_region_without_text_takes_part_without_one(collator):
     batch = collator(chosen(sample("a", TEXTS[2], ("", TEXTS[1]))))
     assert batch["region_mask"].tolist() == [[True, True]]
