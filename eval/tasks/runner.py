@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 TASKS = ("retrieval", "zero_shot", "region", "proposals", "robustness")
+TASKS_WITH_OWN_PASS = ("proposals", "robustness")
 PLAIN_READINGS = ("dense_mean", "crop")
 Examples = Iterable[Mapping[str, Any]]
 
@@ -178,7 +179,7 @@ def _measure_global(
 
 
 def _examples(examples_by_split: Mapping[str, Examples], context: RunContext, tasks: Sequence[str]) -> Examples:
-    """The examples of the context's split; ValueError for a split or task that does not exist."""
+    """The examples of the context's split; ValueError for a split or task that does not exist, or too few passes."""
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
         raise ValueError(f"tasks {unknown} are not known; choose from {', '.join(TASKS)}.")
@@ -187,7 +188,14 @@ def _examples(examples_by_split: Mapping[str, Examples], context: RunContext, ta
             f"split {context.split!r} was asked for, given are {sorted(examples_by_split)}; pass its examples or "
             "name another split."
         )
-    return examples_by_split[context.split]
+    examples = examples_by_split[context.split]
+    repeated = [task for task in tasks if task in TASKS_WITH_OWN_PASS]
+    if repeated and iter(examples) is examples:
+        raise ValueError(
+            f"the examples of split {context.split!r} can be gone through once, and {' and '.join(repeated)} need a "
+            "pass of their own; give a list or a Dataset, or leave those tasks out."
+        )
+    return examples
 
 
 def _outcome(measured: list[Measured], embedded: EmbeddedSplit, model_name: str, context: RunContext) -> TaskOutcome:

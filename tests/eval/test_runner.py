@@ -8,7 +8,7 @@ import torch
 
 from regionmed_clip.eval.tasks import embedding
 from regionmed_clip.eval.tasks.embedding import embed_examples, embed_readings, embed_texts
-from regionmed_clip.eval.tasks.runner import compare_outcomes, run_colour_probe, run_plain_clip, run_tasks
+from regionmed_clip.eval.tasks.runner import TASKS, compare_outcomes, run_colour_probe, run_plain_clip, run_tasks
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +104,9 @@ def test_the_model_returns_to_its_former_mode(model, processor, examples):
 
 def test_a_run_gives_sound_results_for_every_task(model, processor, examples, context):
     outcome = run_tasks(
-        model, processor, {"test": iter(examples)}, model_name="regionmed-clip", context=context, progress=False
+        model, processor, {"test": examples}, model_name="regionmed-clip", context=context, progress=False
     )
+    assert {result.task for result in outcome.results} == set(TASKS)
     for result in outcome.results:
         result.check()
         assert result.protocol["split_sha256"] == context.split_sha256
@@ -113,6 +114,14 @@ def test_a_run_gives_sound_results_for_every_task(model, processor, examples, co
     assert whole["image_to_text_recall@1"].n == 30
     assert whole["region_to_text_accuracy"].n == sum(len(e["regions"]) for e in examples)
     assert 0 <= whole["macro_auroc"].value <= 1
+
+
+def test_a_stream_is_enough_for_tasks_of_one_pass_and_refused_for_others(model, processor, examples, context):
+    options = {"model_name": "regionmed-clip", "context": context, "progress": False}
+    outcome = run_tasks(model, processor, {"test": iter(examples)}, tasks=("retrieval", "region"), **options)
+    assert outcome.embedded.num_images == 30
+    with pytest.raises(ValueError, match="can be gone through once, and proposals and robustness need a pass"):
+        run_tasks(model, processor, {"test": iter(examples)}, **options)
 
 
 def test_plain_clip_shows_both_readings_and_differences_are_paired(model, processor, examples, context):
