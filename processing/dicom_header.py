@@ -76,7 +76,7 @@ def import_pydicom() -> Any:
         import pydicom.errors
         import pydicom.pixels
     except ImportError as error:
-        raise ImportError('DICOM files need pydicom 3. Run: pip install "regionmed-clip[dicom]"') from error
+        raise ImportError('DICOM files need pydicom 3. Run: pip install "pydicom>=3"') from error
     return pydicom
 
 

@@ -145,7 +145,8 @@ def _coded_values(mask: Any, image_size: tuple[int, int], item: str) -> np.ndarr
     if "counts" not in fields or "size" not in fields:
         raise ValueError(
             f'{item} has the entries {sorted(map(str, fields))}; run lengths have "size" and "counts", polygons are '
-            '{"polygons": [[x, y, x, y, ...], ...]}. Of a COCO annotation, give its "segmentation".'
+            '{"polygons": [[x, y, x, y, ...], ...]}. Of a COCO annotation, give its "segmentation": run lengths as '
+            'they are, polygons as {"polygons": segmentation}.'
         )
     if whole_numbers(fields["size"]) != [height, width]:
         raise ValueError(

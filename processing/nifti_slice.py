@@ -179,5 +179,5 @@ def _nibabel() -> Any:
     try:
         import nibabel
     except ImportError as error:
-        raise ImportError('NIfTI files need nibabel 5. Run: pip install "regionmed-clip[dicom]"') from error
+        raise ImportError('NIfTI files need nibabel 5. Run: pip install "nibabel>=5"') from error
     return nibabel

@@ -10,8 +10,8 @@ import torch
 from tiny_models import VOCAB_SIZE, tiny_model
 from torch import Tensor, nn
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra regionmed-clip[export]")
-pytest.importorskip("onnxscript", reason="needs the extra regionmed-clip[export]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
+pytest.importorskip("onnxscript", reason="pip install -e '.[export]'")
 
 TOLERANCE = 1e-4  # float32, another runtime
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}

@@ -10,7 +10,7 @@ import pytest
 
 from regionmed_clip.processing.medical_image import decode_image
 
-pydicom = pytest.importorskip("pydicom", reason='DICOM tests need pydicom: pip install "regionmed-clip[dicom]"')
+pydicom = pytest.importorskip("pydicom", reason='DICOM tests need pydicom: pip install -e ".[dicom]"')
 
 from dicom_fixtures import dicom_dataset  # noqa: E402 (needs pydicom)
 

@@ -11,7 +11,7 @@ from regionmed_clip.processing.nifti_slice import nifti_slice
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 from regionmed_clip.train.tokenizer import train_tokenizer
 
-pydicom = pytest.importorskip("pydicom", reason='DICOM tests need pydicom: pip install "regionmed-clip[dicom]"')
+pydicom = pytest.importorskip("pydicom", reason='DICOM tests need pydicom: pip install -e ".[dicom]"')
 
 from dicom_fixtures import dicom_dataset, write_dicom  # noqa: E402 (needs pydicom)
 
@@ -27,7 +27,7 @@ def tokenizer():
 
 @pytest.fixture
 def nibabel():
-    return pytest.importorskip("nibabel", reason='NIfTI tests need nibabel: pip install "regionmed-clip[dicom]"')
+    return pytest.importorskip("nibabel", reason='NIfTI tests need nibabel: pip install -e ".[dicom]"')
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from regionmed_clip.processing.medical_image import decode_image
 from regionmed_clip.processing.nifti_slice import nifti_slice
 
-nibabel = pytest.importorskip("nibabel", reason='NIfTI tests need nibabel: pip install "regionmed-clip[dicom]"')
+nibabel = pytest.importorskip("nibabel", reason='NIfTI tests need nibabel: pip install -e ".[dicom]"')
 
 RAS = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4) * 100 - 1000  # [to the right, to the front, upwards]
 
@@ -178,5 +178,5 @@ def test_without_nibabel_the_error_says_what_to_install(tmp_path, monkeypatch):
         return real_import(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r'pip install "regionmed-clip\[dicom\]"'):
+    with pytest.raises(ImportError, match='pip install "nibabel>=5"'):
         decode_image(path, slice_index=0)

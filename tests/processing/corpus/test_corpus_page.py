@@ -14,7 +14,7 @@ import pytest
 from dicom_fixtures import write_dicom
 from PIL import Image
 
-pytest.importorskip("pydicom", reason="reading DICOM needs pydicom: pip install 'regionmed-clip[dicom]'")
+pytest.importorskip("pydicom", reason="reading DICOM needs pydicom: pip install -e '.[dicom]'")
 
 NUM_TRAIN, NUM_TEST, NUM_RSNA = 20, 4, 24
 MARKER = "<!-- tests/processing/corpus/test_corpus_page.py runs these commands"

@@ -19,7 +19,7 @@ from regionmed_clip.processing.corpus.dicom import (
     read_dicom,
 )
 
-pydicom = pytest.importorskip("pydicom", reason='DICOM tests need pydicom: pip install "regionmed-clip[dicom]"')
+pydicom = pytest.importorskip("pydicom", reason='DICOM tests need pydicom: pip install -e ".[dicom]"')
 
 from dicom_fixtures import dicom_dataset, write_dicom  # noqa: E402 (needs pydicom)
 
@@ -316,5 +316,5 @@ def test_without_pydicom_the_error_says_what_to_install(tmp_path, monkeypatch):
         return real_import(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r'pip install "regionmed-clip\[dicom\]"'):
+    with pytest.raises(ImportError, match='pip install "pydicom>=3"'):
         read_dicom(path)

@@ -9,7 +9,7 @@ from corpus_fixtures import bad_items, painted, painted_box, read_all
 
 from regionmed_clip.processing.corpus.sources.rsna_pneumonia import RsnaPneumoniaSource, open_sources
 
-pytest.importorskip("pydicom", reason='The RSNA challenge is DICOM: pip install "regionmed-clip[dicom]"')
+pytest.importorskip("pydicom", reason='The RSNA challenge is DICOM: pip install -e ".[dicom]"')
 
 from dicom_fixtures import write_dicom
 

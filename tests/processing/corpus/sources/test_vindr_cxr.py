@@ -12,7 +12,7 @@ from PIL import Image
 from regionmed_clip.processing.corpus.negatives import write_negatives
 from regionmed_clip.processing.corpus.sources.vindr_cxr import VinDrCxrSource, box_iou, merge_marks, open_sources
 
-pytest.importorskip("pydicom", reason='VinDr-CXR is DICOM: pip install "regionmed-clip[dicom]"')
+pytest.importorskip("pydicom", reason='VinDr-CXR is DICOM: pip install -e ".[dicom]"')
 
 from dicom_fixtures import write_dicom
 
