@@ -268,7 +268,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         return_loss: bool | None = None,
         **kwargs,
     ) -> RegionMedClipOutput:
-        """Embeddings and logits of a batch, and with `return_loss=True` the contrastive loss of this process alone.
+        """Embeddings and logits of a batch, and with `return_loss=True` the loss of this process alone.
 
         Args:
             input_ids, attention_mask: (T, L) int64 image-level texts.
