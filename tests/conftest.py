@@ -1,5 +1,6 @@
 """What every test starts from: no network, few threads, caches of its own, and the folder of real data if present."""
 
+import builtins
 import os
 import shutil
 import tempfile
@@ -51,3 +52,19 @@ def real_data_folder() -> Path:
     if not (REAL_DATA_FOLDER / "README.md").is_file():
         pytest.skip(f"no real development data at {REAL_DATA_FOLDER}; set REGIONMED_REAL_DATA to its folder")
     return REAL_DATA_FOLDER
+
+
+@pytest.fixture
+def hide_package(monkeypatch):
+    """A function after which importing the named package fails, as where it was never installed."""
+    real_import = builtins.__import__
+
+    def hide(package: str) -> None:
+        def refuse(name, *arguments, **options):
+            if name.split(".")[0] == package:
+                raise ImportError(name)
+            return real_import(name, *arguments, **options)
+
+        monkeypatch.setattr(builtins, "__import__", refuse)
+
+    return hide

@@ -86,7 +86,9 @@ class HasImages(Protocol):
     image_modalities: np.ndarray
 
     @property
-    def num_images(self) -> int: ...  # noqa: D102
+    def num_images(self) -> int:
+        """N."""
+        ...
 
 
 def iter_strata(embedded: HasImages) -> Iterator[Stratum]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from tiny_models import VOCAB_SIZE, tiny_batch, tiny_model
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from modeling_regionmed_clip import RegionMedClipModel
 
@@ -46,8 +46,12 @@ def test_no_path_waits_for_the_value_of_a_tensor(changes):
     model = built(changes).train()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         batch = {name: mode.from_tensor(value) for name, value in tiny_batch().items()}
-        for path in PATHS.values():
-            path(model, batch)
+        outputs = [path(model, batch) for path in PATHS.values()]
+    for output in outputs:  # each path went through on shapes alone
+        values = [output] if isinstance(output, torch.Tensor) else output.values()
+        found = [value for value in values if isinstance(value, torch.Tensor)]
+        assert found
+        assert all(isinstance(value, FakeTensor) for value in found)
 
 
 @pytest.mark.parametrize("name", ["image", "text", "region", "proposed"])

@@ -62,10 +62,14 @@ def test_regions_never_touch_the_global_embedding():
 
 def test_without_regions_the_roi_processor_and_the_fusion_do_not_even_run():
     model, batch = tiny_model(), tiny_batch()
+    ran = []
     for part in (model.roi_processor, model.region_fusion):
-        part.register_forward_pre_hook(lambda *_: pytest.fail("ran without a region"))
+        part.register_forward_pre_hook(lambda module, _: ran.append(type(module).__name__))
     model(pixel_values=batch["pixel_values"], input_ids=batch["input_ids"])
     model.get_image_features(batch["pixel_values"])
+    assert ran == []
+    model.get_image_features(**image_part(batch))
+    assert ran == ["RoiProcessor", "RegionFusion"]
 
 
 def test_fusion_changes_nothing_at_first_and_something_once_alpha_moves():

@@ -82,10 +82,11 @@ def test_fractions_given_as_pixels_are_warned_of(box_format):
 
 
 def test_a_box_of_the_first_pixel_and_small_boxes_elsewhere_are_not():
-    pixel_boxes([(0, 0, 1, 1)], "xyxy", (100, 80))
-    pixel_boxes([(0.1, 0.2, 0.5, 0.6), (4, 4, 20, 20)], "xyxy", (100, 80))
-    pixel_boxes([(0.1, 0.2, 0.5, 0.6)], "xyxy", (4, 4))
-    pixel_boxes([(0.5, 0.5, 0.2, 0.2)], "cxcywh_fraction", (100, 80))
+    small = (0.1, 0.2, 0.5, 0.6)
+    for boxes, image_size in (([(0, 0, 1, 1)], (100, 80)), ([small, (4, 4, 20, 20)], (100, 80)), ([small], (4, 4))):
+        assert pixel_boxes(boxes, "xyxy", image_size).tolist() == [list(box) for box in boxes]  # and no warning
+    found = pixel_boxes([(0.5, 0.5, 0.2, 0.2)], "cxcywh_fraction", (100, 80))
+    np.testing.assert_allclose(found, [(40, 32, 60, 48)])
 
 
 def test_infinite_numbers_of_any_format_are_named_before_any_sum():

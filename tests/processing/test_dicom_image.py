@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-
 import numpy as np
 import pytest
 
@@ -294,16 +292,9 @@ def test_a_file_that_is_no_whole_dicom_file_is_refused_with_its_path(tmp_path, n
         decode_image(tmp_path / name, "image 1")
 
 
-def test_without_pydicom_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pydicom_the_error_says_what_to_install(tmp_path, hide_package):
     path = write_dicom(tmp_path / "a.dcm", TWELVE_BITS)
-    real_import = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        if name.startswith("pydicom"):
-            raise ImportError(name)
-        return real_import(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    hide_package("pydicom")
     for source in (path, path.read_bytes()):
         with pytest.raises(ImportError, match='pip install "pydicom>=3"'):
             decode_image(source)

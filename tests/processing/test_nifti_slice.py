@@ -1,6 +1,5 @@
 """A slice of a NIfTI volume: right side up whatever the file stores, chosen by number, its values windowed."""
 
-import builtins
 import gzip
 import itertools
 
@@ -168,15 +167,8 @@ def test_a_slice_is_only_for_volumes(tmp_path):
             decode_image(source, slice_index=0)
 
 
-def test_without_nibabel_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_nibabel_the_error_says_what_to_install(tmp_path, hide_package):
     path = save(tmp_path / "a.nii", RAS)
-    real_import = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        if name.startswith("nibabel"):
-            raise ImportError(name)
-        return real_import(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    hide_package("nibabel")
     with pytest.raises(ImportError, match='pip install "nibabel>=5"'):
         decode_image(path, slice_index=0)

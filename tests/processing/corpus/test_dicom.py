@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import traceback
 from io import BytesIO
@@ -306,15 +305,8 @@ def test_broken_files_raise_value_errors_without_personal_data(tmp_path, capfd, 
     assert not [secret for secret in ("Zyxwvut", "SECRETID", "Geheimnis", "1933") if secret in remarks]
 
 
-def test_without_pydicom_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pydicom_the_error_says_what_to_install(tmp_path, hide_package):
     path = write_dicom(tmp_path / "a.dcm", GREY_8)
-    real_import = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        if name.startswith("pydicom"):
-            raise ImportError(name)
-        return real_import(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    hide_package("pydicom")
     with pytest.raises(ImportError, match='pip install "pydicom>=3"'):
         read_dicom(path)
