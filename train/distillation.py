@@ -18,8 +18,9 @@ from torch import Tensor
 
 from modeling_regionmed_clip import RegionMedClipModel
 
-from .arguments import Distillation, Recipe, Stage
+from .arguments import Recipe
 from .checkpoint import load_teacher, save_teacher
+from .recipe_parts import Distillation, Stage
 from .sample_order import DISTILLATION_STREAM, rank_positions
 
 TEACHER_PARTS = ("vision_model", "visual_projection")
@@ -73,18 +74,18 @@ def freeze_teacher(model: RegionMedClipModel) -> RegionMedClipModel:
 class Distiller:
     """What one label-free stage needs beside the model: its teacher, its boxes and the targets of their regions."""
 
-    def __init__(self, teacher: RegionMedClipModel, recipe: Recipe, accelerator: Accelerator):
+    def __init__(self, teacher: RegionMedClipModel, stage: Stage, recipe: Recipe, accelerator: Accelerator):
         self.teacher = teacher
+        self._stage = stage
         self._recipe = recipe
         self._accelerator = accelerator
 
     def boxes(self, step: int) -> Tensor:
         """(B, R, 4) float32 boxes of this process's images in `step`, on its device."""
-        recipe, accelerator = self._recipe, self._accelerator
-        drawn = draw_boxes(recipe.distillation, recipe.seed, step, recipe.global_batch_size)
-        positions = rank_positions(step, recipe.global_batch_size, accelerator.process_index, accelerator.num_processes)
-        first = positions.start - step * recipe.global_batch_size
-        return drawn[first : first + len(positions)].to(accelerator.device)
+        recipe, accelerator, batch_size = self._recipe, self._accelerator, self._stage.global_batch_size
+        drawn = draw_boxes(recipe.distillation, recipe.seed, step, batch_size)
+        mine = rank_positions(0, batch_size, accelerator.process_index, accelerator.num_processes)
+        return drawn[mine.start : mine.stop].to(accelerator.device)
 
     @torch.no_grad()
     def targets(self, pixel_values: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,4 +127,4 @@ def build_distiller(
         load_teacher(teacher_path, teacher, facts)
     elif accelerator.is_main_process:
         save_teacher(teacher_path, teacher, facts)
-    return Distiller(teacher, recipe, accelerator)
+    return Distiller(teacher, stage, recipe, accelerator)

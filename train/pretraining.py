@@ -27,6 +27,7 @@ from .data_needs import refuse_missing_texts, refuse_small_boxes
 from .data_stores import SampleStore, open_data, prepare_data
 from .launch import agree_on_output_dir, check_processes, settle_network, use_all_cores
 from .precision import resolve_precision
+from .recipe_parts import Stage
 from .starts import START, load_start, open_start
 from .tokenizer import load_tokenizer, train_tokenizer
 from .trainer import Trainer
@@ -73,7 +74,7 @@ class TrainedRun:
 
 def pretrain(command_line: CommandLine) -> TrainedRun:
     """Trains the recipe's model, and plain-clip where the recipe asks for it, on every process."""
-    recipe = command_line.recipe
+    recipe = command_line.recipe.settled()
     settle_network()
     accelerator = Accelerator(
         mixed_precision=resolve_precision(recipe.precision),
@@ -94,9 +95,12 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     refuse_other_run(output_dir / "checkpoints", identity)
     if accelerator.is_main_process:
         write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
-        prepare_data(spec, TRAINING_SPLIT, cache, image_processor, recipe.preparation_workers)
+        for stage in recipe.stages:
+            _prepare_stage(stage, cache, image_processor, recipe.preparation_workers)
     accelerator.wait_for_everyone()
     store = open_data(spec, TRAINING_SPLIT, cache, image_processor)
+    stores = {stage.name: _open_stage(stage, cache, image_processor) for stage in recipe.stages}
+    recipe = recipe.with_steps([len(stores[stage.name]) for stage in recipe.stages])
     for planned in (recipe, plain_clip_recipe(recipe)) if recipe.baseline else (recipe,):
         refuse_missing_texts(planned, store.text_keys())
     if start is None:
@@ -108,12 +112,27 @@ def pretrain(command_line: CommandLine) -> TrainedRun:
     def train(run_recipe: Recipe, folder: Path) -> RegionMedClipModel:
         model = build_model(run_recipe, processor)
         run_identity = identity if run_recipe is recipe else f"{run_recipe.fingerprint()}@{identity}"
-        Trainer(run_recipe, model, processor, store, folder, accelerator, run_identity).train(command_line.resume)
+        Trainer(run_recipe, model, processor, stores, folder, accelerator, run_identity).train(command_line.resume)
         return model.eval()
 
     model = train(recipe, output_dir)
     baseline = train(plain_clip_recipe(recipe), output_dir / BASELINE_FOLDER) if recipe.baseline else None
     return TrainedRun(command_line, output_dir, accelerator, processor, cache, store, model, baseline)
+
+
+def _prepare_stage(stage: Stage, cache: Path, image_processor: RegionMedClipImageProcessor, num_workers: int) -> None:
+    sized = _at_size(image_processor, stage.image_size)
+    prepare_data(parse_data_spec(stage.data), TRAINING_SPLIT, cache, sized, num_workers)
+
+
+def _open_stage(stage: Stage, cache: Path, image_processor: RegionMedClipImageProcessor) -> SampleStore:
+    return open_data(parse_data_spec(stage.data), TRAINING_SPLIT, cache, _at_size(image_processor, stage.image_size))
+
+
+def _at_size(image_processor: RegionMedClipImageProcessor, image_size: int) -> RegionMedClipImageProcessor:
+    """The image processor with square frames of that many pixels a side."""
+    settings = {**image_processor.to_dict(), "size": {"height": image_size, "width": image_size}}
+    return RegionMedClipImageProcessor.from_dict(settings)
 
 
 def _build_image_processor(recipe: Recipe, config: RegionMedClipConfig) -> RegionMedClipImageProcessor:

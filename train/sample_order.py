@@ -145,10 +145,10 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.default_rng([seed, DROPOUT_STREAM, step, rank]).integers(2**63))
 
 
-def rank_positions(step: int, global_batch_size: int, rank: int, num_processes: int) -> range:
-    """Global positions that `rank` handles in `step`: its contiguous share of the global batch."""
+def rank_positions(first_position: int, global_batch_size: int, rank: int, num_processes: int) -> range:
+    """Global positions that `rank` handles of the global batch from `first_position` on: its contiguous share."""
     per_device = global_batch_size // num_processes
-    start = step * global_batch_size + rank * per_device
+    start = first_position + rank * per_device
     return range(start, start + per_device)
 
 

@@ -10,21 +10,10 @@ from torch import nn
 from modeling_regionmed_clip import RegionMedClipModel
 from modeling_regionmed_clip.towers import POOLING_LAYERS
 
-from .arguments import TEXT_TERMS, Optimizer, Recipe, Stage
+from .recipe_parts import TEXT_TERMS, Optimizer, Stage
 
 GLOBAL_TERMS = ("image_text", "image_region_text", "fused_image_text")
 REGION_EMBEDDING_TERMS = ("region_text", "fused_image_text", "region_distillation")
-
-
-def stage_at(recipe: Recipe, step: int) -> tuple[int, int]:
-    """(index of the stage that holds global `step`, first step of that stage); past the end, the last stage."""
-    first_step = 0
-    for index, stage in enumerate(recipe.stages):
-        if step < first_step + stage.steps:
-            return index, first_step
-        first_step += stage.steps
-    last = len(recipe.stages) - 1
-    return last, first_step - recipe.stages[last].steps
 
 
 def is_trained(name: str, stage: Stage) -> bool:
@@ -34,11 +23,11 @@ def is_trained(name: str, stage: Stage) -> bool:
     if part == "temperatures":
         return rest in terms
     if part in ("text_model", "text_projection"):
-        return modes.text == "full" and any(term in terms for term in TEXT_TERMS)
+        return modes.text != "frozen" and any(term in terms for term in TEXT_TERMS)
     if part == "vision_model" and rest.partition(".")[0] not in POOLING_LAYERS:
-        return modes.vision == "full"
+        return modes.vision != "frozen"
     if part in ("vision_model", "visual_projection"):  # a pooling layer is like the projection: regions pass it by
-        return modes.vision == "full" and any(term in terms for term in GLOBAL_TERMS)
+        return modes.vision != "frozen" and any(term in terms for term in GLOBAL_TERMS)
     if part == "region_fusion":
         return modes.roi == "full" and "fused_image_text" in terms
     if part == "roi_processor":
@@ -92,3 +81,9 @@ def learning_rate_at(stage: Stage, step_in_stage: int) -> float:
     progress = (step_in_stage - stage.warmup_steps) / span
     share = stage.final_learning_rate_share
     return stage.learning_rate * (share + (1 - share) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, stage: Stage, step_in_stage: int) -> None:
+    """None; the optimiser's groups then have the rates of that step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(stage, step_in_stage)

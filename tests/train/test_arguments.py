@@ -54,7 +54,25 @@ def test_overrides_reach_inner_keys_and_stages_by_name():
         ("stages.joint.warmup_steps=8", "warmup_steps is 8; it must be from 0 to steps - 1"),
         ("stages.joint.loss_weights={box: 1}", "loss_weights has 'box'; the known terms are image_text"),
         ("stages.joint.loss_weights={}", "loss_weights is empty"),
-        ("stages.joint.modes={text: lora}", "modes.text is 'lora'; it must be full or frozen"),
+        ("stages.joint.modes={text: none}", "modes: text is 'none'; it must be one of full, frozen, lora"),
+        ("stages.joint.modes={roi: lora}", "modes: roi is 'lora'; it must be full or frozen"),
+        ("stages.joint.epochs=2", "stage 'joint' has steps 8 and epochs 2.0; give exactly one of them"),
+        ("stages.joint.steps=null", "stage 'joint' has steps None and epochs None; give exactly one of them"),
+        ("stages.joint.learning_rates={tower: 1e-4}", "learning_rates has 'tower'; the groups are vision, text"),
+        ("stages.joint.learning_rates={vision: 0}", "learning_rates.vision is 0.0; it must be above 0"),
+        ("stages.joint.loss_kinds={proposals: sigmoid}", "loss_kinds has 'proposals'; a kind belongs to a contrastive"),
+        ("stages.joint.loss_kinds={image_text: hinge}", "loss_kinds.image_text is 'hinge'; it must be one of infonce"),
+        ("stages.joint.loss_kinds={image_text: sigmoid}", "has a sigmoid loss, and the model no bias to it; set model"),
+        ("stages.joint.loss_weights={hard_negatives: 1}", "has the term hard_negatives and num_negatives 0; set num"),
+        ("stages.joint.adapters=fold", "adapters is 'fold'; it must be one of keep, merge, drop"),
+        ("stages.region.modes={vision: lora}", "trains the vision tower in full, and an earlier stage left adapters"),
+        ("stages.region.lora={vision: {rank: 0}}", "lora.vision: rank is 0; it must be at least 1"),
+        ("stages.joint.augmentation={flip_x: 2}", "augmentation: flip_x is 2.0; it must be from 0 to 1"),
+        ("ema_decay=1", "ema_decay is 1.0; it must be between 0 and 1"),
+        ("similarity_filter=2", "similarity_filter is 2.0; it must be a cosine above 0 and at most 1"),
+        ("num_negatives=-1", "num_negatives is -1; it must be at least 0"),
+        ("batch_size_per_device=0", "batch_size_per_device is 0; it must be at least 1"),
+        ("validation={keep_best: macro_auroc}", "keep_best is 'macro_auroc' and every_steps 0"),
         ("stages.global.modes={vision: frozen, text: frozen}", "would train nothing.*by none of its terms image_text"),
         ("data=", "names no data; add data=phantom"),
         ("evaluation.tasks=[vqa]", "evaluation: tasks is .'vqa',.; it must be at least one of retrieval"),
@@ -98,7 +116,7 @@ def test_the_fingerprint_follows_what_decides_the_weights_and_nothing_else():
 
 
 def test_a_label_free_stage_that_would_move_nothing_is_refused():
-    idle = "{name: s, loss_weights: {region_distillation: 1.0}, modes: {vision: frozen, roi: frozen}}"
+    idle = "{name: s, steps: 3, loss_weights: {region_distillation: 1.0}, modes: {vision: frozen, roi: frozen}}"
     with pytest.raises(ValueError, match=r"would train nothing.*used by none of its terms region_distillation"):
         load_recipe(SMOKE, [f"stages=[{idle}]"])
 
@@ -106,7 +124,7 @@ def test_a_label_free_stage_that_would_move_nothing_is_refused():
 def test_the_drawn_boxes_enter_the_fingerprint_of_a_label_free_recipe_alone():
     wider = "distillation.max_side=0.9"
     assert load_recipe(SMOKE, [wider]).fingerprint() == load_recipe(SMOKE).fingerprint()
-    stage = "stages=[{name: s, loss_weights: {region_distillation: 1.0}}]"
+    stage = "stages=[{name: s, steps: 3, loss_weights: {region_distillation: 1.0}}]"
     assert load_recipe(SMOKE, [stage, wider]).fingerprint() != load_recipe(SMOKE, [stage]).fingerprint()
 
 

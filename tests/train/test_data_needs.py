@@ -7,7 +7,7 @@ from regionmed_clip.train.data_needs import refuse_missing_texts, refuse_small_b
 from regionmed_clip.train.pretraining import build_config
 
 SMOKE = RECIPES_FOLDER / "smoke.yaml"
-LABEL_FREE = "stages=[{name: label_free, loss_weights: {region_distillation: 1.0}}]"
+LABEL_FREE = "stages=[{name: label_free, steps: 3, loss_weights: {region_distillation: 1.0}}]"
 IMAGES_ALONE = [(-1, []), (-1, [])]
 CAPTIONS_ALONE = [(-1, []), (7, [])]
 BOTH = [(-1, [-1, 8]), (7, [])]

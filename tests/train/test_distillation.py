@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_models import tiny_batch, tiny_model
 
 from modeling_regionmed_clip.loss_regionmed_clip import region_distillation_loss
-from regionmed_clip.train.arguments import RECIPES_FOLDER, Distillation, Stage, load_recipe
+from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
 from regionmed_clip.train.distillation import (
     Distiller,
     build_distiller,
@@ -21,8 +21,9 @@ from regionmed_clip.train.distillation import (
     draw_boxes,
     freeze_teacher,
 )
+from regionmed_clip.train.recipe_parts import Distillation, Stage
 from regionmed_clip.train.stages import set_trained_parameters
-from regionmed_clip.train.trainer import StageModel
+from regionmed_clip.train.training_step import StageModel
 
 LABEL_FREE = Stage(name="label_free", loss_weights={"region_distillation": 1.0})
 RECIPE = load_recipe(
@@ -33,7 +34,7 @@ SIDES = st.tuples(st.floats(0.05, 1.0), st.floats(0.05, 1.0)).map(sorted)
 
 def distiller(model, num_processes: int = 1, rank: int = 0) -> Distiller:
     place = SimpleNamespace(process_index=rank, num_processes=num_processes, device="cpu", autocast=nullcontext)
-    return Distiller(freeze_teacher(model), RECIPE, place)
+    return Distiller(freeze_teacher(model), LABEL_FREE.settled(RECIPE), RECIPE, place)
 
 
 @given(SIDES, st.integers(0, 2**31), st.integers(0, 10**6))

@@ -25,6 +25,7 @@ from regionmed_clip.train.pretraining import build_model
 from regionmed_clip.train.sample_order import SampleOrder
 from regionmed_clip.train.tokenizer import train_tokenizer
 from regionmed_clip.train.trainer import Trainer
+from regionmed_clip.train.training_step import TrainingStep
 
 SMOKE = RECIPES_FOLDER / "smoke.yaml"
 STAGES = [
@@ -67,7 +68,9 @@ def trainer(recipe: Recipe, output_dir: Path) -> Trainer:
     image_processor = RegionMedClipImageProcessor(size={"height": 48, "width": 48}, patch_size=8)
     processor = RegionMedClipProcessor(image_processor, train_tokenizer(["image 1"], 300, 16))
     model = build_model(recipe, processor)
-    return Trainer(recipe, model, processor, Noise(), output_dir, Accelerator(cpu=True), "run")
+    recipe, noise = recipe.settled(), Noise()
+    stores = {stage.name: noise for stage in recipe.stages}
+    return Trainer(recipe, model, processor, stores, output_dir, Accelerator(cpu=True), "run")
 
 
 @pytest.mark.parametrize("last_step", [3, 5, 8])  # resumed where a stage begins, and in the middle of both
@@ -102,24 +105,25 @@ def test_a_label_free_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(
 
 def test_the_teacher_is_the_model_that_the_stage_began_with(recipe, tmp_path, monkeypatch):
     run = trainer(recipe, tmp_path)
-    seen = {}
-    step = run._optimise
+    seen, distillers = {}, []
+    run_step = TrainingStep.run
 
-    def watch(wrapped, optimizer, stage, *rest):
-        if run.distiller is not None and stage.name not in seen:
-            seen[stage.name] = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
-        given = step(wrapped, optimizer, stage, *rest)
-        if run.distiller is not None:
+    def watch(self, *arguments):
+        if self.distiller is not None and self.stage.name not in seen:
+            seen[self.stage.name] = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+        given = run_step(self, *arguments)
+        if self.distiller is not None:
+            distillers.append(self.distiller)
             (file,) = (tmp_path / "checkpoints").glob("teacher_*.safetensors")
-            for name, tensor in run.distiller.teacher.state_dict().items():
-                assert torch.equal(tensor, seen[stage.name][name]), name
+            for name, tensor in self.distiller.teacher.state_dict().items():
+                assert torch.equal(tensor, seen[self.stage.name][name]), name
                 assert torch.equal(load_file(file)[name], tensor), name
         return given
 
-    monkeypatch.setattr(run, "_optimise", watch)
+    monkeypatch.setattr(TrainingStep, "run", watch)
     run.train(resume=False)
     assert list(seen) == ["label_free", "joint"]
-    assert run.distiller.teacher is not None
+    assert len(distillers) == 7  # steps of both stages
     moved = {name.split(".")[0] for name, tensor in seen["joint"].items() if not tensor.equal(seen["label_free"][name])}
     assert moved == {"vision_model", "roi_processor"}
     assert [row["num_positives_region_distillation"] for row in read_metrics(tmp_path / "metrics.jsonl")[2:]] == [8] * 7
@@ -141,7 +145,9 @@ def losses_on_one_process(recipe: Recipe, source: Path, folder: Path) -> list[fl
     tokenizer = train_tokenizer(store.texts(), settings.vocab_size, settings.max_length)
     processor = RegionMedClipProcessor(image_processor, tokenizer)
     model = build_model(recipe, processor)
-    Trainer(recipe, model, processor, store, folder, Accelerator(cpu=True), "run").train(resume=False)
+    recipe = recipe.settled()
+    stores = {stage.name: store for stage in recipe.stages}
+    Trainer(recipe, model, processor, stores, folder, Accelerator(cpu=True), "run").train(resume=False)
     return [row["loss"] for row in read_metrics(folder / "metrics.jsonl")]
 
 
@@ -174,7 +180,7 @@ def test_images_alone_are_refused_by_a_stage_that_needs_their_texts(tmp_path, mo
         ValueError, match="stage 'global' has the term 'image_text', and no image of the training split"
     ):
         pretraining.pretrain(command)
-    label_free = "stages=[{name: s, loss_weights: {region_distillation: 1.0}}]"
+    label_free = "stages=[{name: s, steps: 1, loss_weights: {region_distillation: 1.0}}]"
     overrides += [label_free, "baseline=true"]
     command = parse_command_line(["--recipe", str(SMOKE), "--output_dir", str(tmp_path / "run"), *overrides])
     with pytest.raises(ValueError, match="recipe 'smoke-plain-clip': stage 's' has the term 'image_text'"):

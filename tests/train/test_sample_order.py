@@ -34,7 +34,7 @@ def test_any_window_equals_the_same_window_of_one_long_read(num_samples, start, 
 
 @given(st.integers(0, 20), st.sampled_from([1, 2, 4]))
 def test_the_ranks_together_read_the_global_batch_in_order(step, num_processes):
-    parts = [rank_positions(step, 8, rank, num_processes) for rank in range(num_processes)]
+    parts = [rank_positions(8 * step, 8, rank, num_processes) for rank in range(num_processes)]
     assert [position for part in parts for position in part] == list(range(8 * step, 8 * step + 8))
 
 

@@ -47,7 +47,7 @@ def collator(store):
 def batches(store, collator, steps, *, rank=0, num_processes=1, num_workers=0):
     """The batches that a rank of the trainer makes in the given steps."""
     samples = PositionedSamples(store, store.order(SEED), max_regions=3)
-    positions = [rank_positions(step, BATCH, rank, num_processes) for step in steps]
+    positions = [rank_positions(step * BATCH, BATCH, rank, num_processes) for step in steps]
     return list(load_batches(samples, positions, collator, num_workers))
 
 

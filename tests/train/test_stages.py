@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny_models import tiny_batch, tiny_model
 
-from regionmed_clip.train.arguments import RECIPES_FOLDER, Optimizer, Stage, TowerModes, load_recipe
-from regionmed_clip.train.stages import build_optimizer, learning_rate_at, set_trained_parameters, stage_at
+from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
+from regionmed_clip.train.recipe_parts import Optimizer, Stage, TowerModes
+from regionmed_clip.train.stage_plan import plan_at, plan_stages
+from regionmed_clip.train.stages import build_optimizer, learning_rate_at, set_trained_parameters
 
 GLOBAL = Stage(loss_weights={"image_text": 1.0}, modes=TowerModes(roi="frozen"))
 REGION = Stage(loss_weights={"region_text": 1.0}, modes=TowerModes(text="frozen"))
@@ -77,8 +79,10 @@ def test_the_rate_warms_up_then_falls_along_a_cosine_to_its_share(step, expected
     assert learning_rate_at(stage, step) == pytest.approx(expected, abs=1e-9)
 
 
-def test_every_step_lies_in_its_stage():
-    recipe = load_recipe(RECIPES_FOLDER / "smoke.yaml")
-    assert [stage_at(recipe, step) for step in (0, 7, 8, 15, 16, 23)] == [
-        (0, 0), (0, 0), (1, 8), (1, 8), (2, 16), (2, 16),
-    ]  # fmt: skip
+def test_every_step_lies_in_its_stage_and_goes_on_where_its_data_were_left():
+    settings = ["stages.region.global_batch_size=4", "stages.joint.data=phantom:num_train=32,num_test=8"]
+    plans = plan_stages(load_recipe(RECIPES_FOLDER / "smoke.yaml", settings).settled())
+    assert [plan_at(plans, step).index for step in (0, 7, 8, 15, 16, 23, 99)] == [0, 0, 1, 1, 2, 2, 2]
+    assert [plan.first_step for plan in plans] == [0, 8, 16]
+    assert [plan.first_position for plan in plans] == [0, 8 * 16, 0]  # the joint stage has data of its own
+    assert plans[1].position(10) == 8 * 16 + 2 * 4
