@@ -1,7 +1,8 @@
 """95 % intervals by the bootstrap over images: all queries of an image are drawn together, seeds are fixed.
 
 A resample is a vector of counts, how often each image (cluster) was drawn; every statistic here is a function of such
-weights, so a thousand resamples are a few matrix products and no query is ever copied.
+weights, so a thousand resamples are a few matrix products and no query is ever copied. Equal seeds and clusters give
+equal draws: the paired interval of two models on the same queries is that of the difference of their statistics.
 """
 
 from __future__ import annotations
@@ -54,39 +55,31 @@ def mean_interval(
     values: np.ndarray, clusters: np.ndarray | None = None, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> tuple[float, float]:
     """Interval of the mean of `values` (Q,), resampling clusters (each value its own cluster when None)."""
+    return percentile_interval(resample_mean(values, clusters, seed=seed, num_resamples=num_resamples))
+
+
+def resample_mean(
+    values: np.ndarray, clusters: np.ndarray | None = None, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> np.ndarray:
+    """(num_resamples,) float64: the mean of `values` (Q,) in each resample of the clusters (None: each its own)."""
     sums, counts = _sums_and_counts(values, clusters)
     ratios = [
         (w @ sums) / np.maximum(w @ counts, 1e-300) for w in iter_resample_weights(len(sums), num_resamples, seed)
     ]
-    return percentile_interval(np.concatenate(ratios))
+    return np.concatenate(ratios)
 
 
-def paired_difference_interval(
-    first: np.ndarray,
-    second: np.ndarray,
-    clusters: np.ndarray | None = None,
-    *,
-    seed: int = 0,
-    num_resamples: int = NUM_RESAMPLES,
-) -> tuple[float, float]:
-    """Interval of mean(first) - mean(second), two (Q,) outcomes on the same queries: the same images drawn for both."""
-    if first.shape != second.shape:
-        raise ValueError(
-            f"paired outcomes have shapes {first.shape} and {second.shape}; they must be of the same queries."
-        )
-    difference = first.astype(np.float64) - second.astype(np.float64)
-    return mean_interval(difference, clusters, seed=seed, num_resamples=num_resamples)
-
-
-def mean_of_class_ratios_interval(
+def resample_mean_of_class_ratios(
     values: np.ndarray,
     classes: np.ndarray,
     clusters: np.ndarray,
     *,
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
-) -> tuple[float, float]:
-    """Interval of the unweighted mean over classes of the class means of `values` (balanced accuracy of 0/1 values).
+) -> np.ndarray:
+    """(num_resamples,) float64: the unweighted mean over classes of the class means of `values` in each resample.
+
+    Of 0/1 values that is the balanced accuracy.
 
     A class that a resample misses is left out of that resample's mean.
     """
@@ -101,13 +94,13 @@ def mean_of_class_ratios_interval(
         numbers = weights @ counts  # (b, C)
         ratios = np.divide(weights @ sums, numbers, out=np.full_like(numbers, np.nan), where=numbers > 0)
         means.append(np.nanmean(ratios, axis=1))
-    return percentile_interval(np.concatenate(means))
+    return np.concatenate(means)
 
 
-def median_interval(
+def resample_median(
     values: np.ndarray, clusters: np.ndarray, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
-) -> tuple[float, float]:
-    """Interval of the (lower) median of `values` (Q,), resampling clusters."""
+) -> np.ndarray:
+    """(num_resamples,) float: the (lower) median of `values` (Q,) in each resample of the clusters."""
     _, clusters = np.unique(clusters, return_inverse=True)
     order = np.argsort(values, kind="stable")
     ordered, ordered_clusters = values[order], clusters[order]
@@ -115,7 +108,7 @@ def median_interval(
     for weights in iter_resample_weights(int(clusters.max()) + 1, num_resamples, seed, width=len(values)):
         mass = np.cumsum(weights[:, ordered_clusters], axis=1)  # (b, Q)
         medians.append(ordered[(mass >= mass[:, -1:] / 2).argmax(axis=1)])
-    return percentile_interval(np.concatenate(medians))
+    return np.concatenate(medians)
 
 
 def _sums_and_counts(values: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

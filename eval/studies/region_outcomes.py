@@ -69,6 +69,10 @@ class RegionOutcomes:
         """None; `path` then holds the outcomes, whole or not at all."""
         write_json(path, asdict(self))
 
+    def in_short(self) -> str:
+        """The accuracies in a line."""
+        return ", ".join(f"{f.metric} {f.boxes} {f.accuracy:.3f}" for f in self.figures)
+
     @classmethod
     def read(cls, path: Path) -> RegionOutcomes:
         """The outcomes of a file."""

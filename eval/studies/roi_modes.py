@@ -11,32 +11,32 @@ table.md and accuracies.png.
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-from tqdm import tqdm
-
 from regionmed_clip.eval.results import Result, describe_hardware, write_results
 from regionmed_clip.eval.saved_models import load_model
+from regionmed_clip.eval.studies.recipes import read_recipe
 from regionmed_clip.eval.studies.region_outcomes import RegionOutcomes, mean_noisy_iou, measure_figures
 from regionmed_clip.eval.studies.roi_comparison import Arm, compare_arms
 from regionmed_clip.eval.studies.roi_report import draw_comparison, write_table
+from regionmed_clip.eval.studies.running import run_all
+from regionmed_clip.eval.studies.splits import read_split
+from regionmed_clip.eval.studies.study_command import run_command, study_parser
 from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER, Training, launch
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.processing.corpus.box_noise import MAX_BOX_NOISE
-from regionmed_clip.processing.corpus.data_spec import hash_images, stream_examples
+from regionmed_clip.processing.corpus.data_spec import hash_images
 
 CROP = "crop-and-encode"
 MODES = ("prompter", "roialign", "maskpool", CROP)
 REFERENCE = "prompter"
+PICTURE = "accuracies.png"
 RECIPE, SMOKE_RECIPE = (TRAIN_FOLDER / "recipes" / name for name in ("roi_ablation.yaml", "smoke.yaml"))
 
 
@@ -52,17 +52,7 @@ class PlannedRun:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 after a message on what was wrong with the input."""
-    parser = build_parser()
-    options = parser.parse_intermixed_args(arguments)
-    told = sys.argv[1:] if arguments is None else arguments
-    command = shlex.join(["python", "-m", "regionmed_clip.eval.studies.roi_modes", *told])
-    try:
-        run_study(options, command)
-    except ValueError as error:
-        parser.error(str(error))
-    print((options.output / "table.md").read_text(encoding="utf-8"))  # noqa: T201
-    print(f"Written to {options.output}: results.json, table.md, accuracies.png")  # noqa: T201
-    return 0
+    return run_command(build_parser(), run_study, arguments, PICTURE)
 
 
 def run_study(options: argparse.Namespace, command: str, start: Callable[[Training], None] = launch) -> list[Result]:
@@ -72,17 +62,10 @@ def run_study(options: argparse.Namespace, command: str, start: Callable[[Traini
         start: runs one training to its end, see `launch`.
     """
     planned = plan(options)
-    for item in planned:
-        item.training.check()
+    measured = run_all(planned, lambda item: evaluate(item, options), title="roi modes", start=start)
     runs: dict[tuple[str, float], list[RegionOutcomes]] = {}
-    with tqdm(planned, desc="roi modes", unit="run") as bar:
-        for item in bar:
-            bar.set_postfix_str(item.training.name)
-            if not item.training.is_finished:
-                start(item.training)
-            outcomes = evaluate(item, options)
-            bar.write(f"{item.training.name}: {_in_short(outcomes)}", file=sys.stderr)
-            runs.setdefault((item.mode, item.train_noise), []).append(outcomes)
+    for item, outcomes in zip(planned, measured, strict=True):
+        runs.setdefault((item.mode, item.train_noise), []).append(outcomes)
     return write_outputs(options.output, [Arm(*arm, of_arm) for arm, of_arm in runs.items()], command)
 
 
@@ -105,9 +88,9 @@ def _mode_overrides(mode: str, recipe: Path) -> list[str]:
     """What of the recipe a mode changes; crop-and-encode is plain CLIP, the same steps with the region terms off."""
     if mode != CROP:
         return [f"model.roi_mode={mode}"]
-    stages = [stage["name"] for stage in yaml.safe_load(recipe.read_text(encoding="utf-8"))["stages"]]
-    off = {"loss_weights": "{image_text: 1.0}", "modes": "{roi: frozen}"}
-    return [f"stages.{stage}.{key}={value}" for stage in stages for key, value in off.items()]
+    off = {"loss_weights": "{image_text: 1.0}", "loss_kinds": "{}", "modes": "{roi: frozen}", "adapters": "drop"}
+    names = [stage["name"] for stage in read_recipe(recipe)["stages"]]
+    return [f"stages.{name}.{key}={value}" for name in names for key, value in off.items()]
 
 
 def evaluate(run: PlannedRun, options: argparse.Namespace) -> RegionOutcomes:
@@ -118,7 +101,7 @@ def evaluate(run: PlannedRun, options: argparse.Namespace) -> RegionOutcomes:
         kept = RegionOutcomes.read(path)
         if (kept.box_noise, kept.training) == (options.box_noise, facts):
             return kept
-    examples = _read_split(facts["data"], facts["split"])
+    examples = read_split(facts["data"], facts["split"])
     model, processor = load_model(folder / "final", options.device)
     reading = "crop" if run.mode == CROP else "roi"
     noise: dict[str, Any] = {"box_noise": options.box_noise, "seed": run.seed}
@@ -137,36 +120,19 @@ def evaluate(run: PlannedRun, options: argparse.Namespace) -> RegionOutcomes:
     return outcomes
 
 
-def _in_short(outcomes: RegionOutcomes) -> str:
-    """The accuracies of a training in a line."""
-    return ", ".join(f"{f.metric} {f.boxes} {f.accuracy:.3f}" for f in outcomes.figures)
-
-
-@lru_cache(maxsize=1)
-def _read_split(data: str, split: str) -> list[Mapping[str, Any]]:
-    """The examples of a split with their images encoded, drawn or read once for all trainings."""
-    return list(tqdm(stream_examples(data, split, decode_images=False), desc=f"read {split}", unit="img", leave=False))
-
-
 def write_outputs(output: Path, arms: Sequence[Arm], command: str) -> list[Result]:
     """The Results; `output` then holds them with the table and the picture."""
     comparison, hardware = compare_arms(arms, REFERENCE), describe_hardware()
     results = comparison.results(hardware, command)
     write_results(output / "results.json", results)
-    draw_comparison(output / "accuracies.png", comparison)
+    draw_comparison(output / PICTURE, comparison)
     write_table(output / "table.md", comparison, hardware, command)
     return results
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m regionmed_clip.eval.studies.roi_modes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder for each training, tables")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser = study_parser("regionmed_clip.eval.studies.roi_modes", __doc__)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s")
     parser.add_argument(
@@ -178,8 +144,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--train-noise", type=_share, default=0.0, help="also train each mode with this noise (default: do not)"
     )
-    parser.add_argument("--device", default="cpu", help="of the evaluation: cpu (default), cuda, ...")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys for all trainings")
     return parser
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from regionmed_clip.eval.selection import PHANTOM_NOTE
-from regionmed_clip.eval.studies.roi_comparison import Comparison, Key, Pooled
+from regionmed_clip.eval.studies.pooling import Comparison, Pooled, judge
+from regionmed_clip.eval.studies.report_parts import INTERVAL_NOTE, describe_data, format_cell, format_markdown
+from regionmed_clip.eval.studies.roi_comparison import Key
 from regionmed_clip.eval.style import SERIES, drawing, head
 from regionmed_clip.processing.corpus.plot_style import MUTED
 
@@ -34,15 +36,13 @@ def _head(comparison: Comparison, hardware: str, command: str) -> str:
     runs = comparison.arms[0].runs
     run, seeds = runs[0], ", ".join(str(run.seed) for run in runs)
     iou = np.mean([run.noisy_iou for run in runs])
-    note = f": {PHANTOM_NOTE}" if run.data_revision.startswith("phantom@") else ""
     noise = f"every edge moved by at most {run.box_noise:.0%} of the box's side, mean IoU with the exact box {iou:.2f}"
-    interval = "95 % bootstrap interval, images resampled with all their regions and seeds, trainings fixed"
     lines = [
         f"`{command}`",
-        f"{run.data_revision}, split {run.split}{note}.",
+        describe_data(run),
         f"{hardware}; {run.training['steps']} steps a training, seeds {seeds}.",
         f"Noisy boxes: {noise}; the same boxes for every mode.",
-        f"Accuracy is the mean over the seeds. Brackets: {interval}; n counts regions.",
+        f"Accuracy is the mean over the seeds. Brackets: {INTERVAL_NOTE}; n counts regions.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 
@@ -52,9 +52,9 @@ def _accuracies(comparison: Comparison) -> str:
     rows = [["figure", "boxes", *comparison.figures, "n", "chance"]]
     for key in _keys(comparison):
         of_arms = [figures[key] for figures in comparison.figures.values()]
-        cells = [_cell(figure) for figure in of_arms]
-        rows.append([*_names(key), *cells, f"{len(of_arms[0].outcomes):,}", f"{of_arms[0].chance:.3f}"])
-    return _markdown(rows, num_left=2)
+        cells = [format_cell(figure) for figure in of_arms]
+        rows.append([*_names(key), *cells, f"{of_arms[0].n:,}", f"{of_arms[0].chance:.3f}"])
+    return format_markdown(rows, num_left=2)
 
 
 def _differences(comparison: Comparison) -> str:
@@ -64,16 +64,8 @@ def _differences(comparison: Comparison) -> str:
         for key in _keys(comparison):
             by_seed = " ".join(f"{value:+.3f}" for value in figures[key].per_seed)
             verdict = judge(comparison.figures[first][key], comparison.figures[second][key], figures[key])
-            rows.append([f"{first} - {second}", *_names(key), _cell(figures[key], "+"), by_seed, verdict])
-    return _markdown(rows, num_left=3)
-
-
-def judge(first: Pooled, second: Pooled, difference: Pooled) -> str:
-    """What the intervals say: above or below by the paired one, and whether the two own intervals are apart."""
-    if difference.low <= 0 <= difference.high:
-        return "no difference shown"
-    is_apart = first.low > second.high or first.high < second.low
-    return f"{'above' if difference.low > 0 else 'below'}, {'intervals apart' if is_apart else 'paired only'}"
+            rows.append([f"{first} - {second}", *_names(key), format_cell(figures[key], "+"), by_seed, verdict])
+    return format_markdown(rows, num_left=3)
 
 
 def _trainings(comparison: Comparison) -> str:
@@ -85,7 +77,7 @@ def _trainings(comparison: Comparison) -> str:
             shown = [f"{accuracies[boxes]:.3f}" for boxes in ("exact", "noisy")]
             cost = [f"{run.training['images_per_s']:.0f}", f"{run.training['wall_s']:.0f}"]
             rows.append([arm.name, str(run.seed), *shown, *cost, run.model_revision, run.training["model_code"]])
-    return _markdown(rows, num_left=1)
+    return format_markdown(rows, num_left=1)
 
 
 def _keys(comparison: Comparison) -> list[Key]:
@@ -97,17 +89,6 @@ def _keys(comparison: Comparison) -> list[Key]:
 def _names(key: Key) -> tuple[str, str]:
     """The figure and the boxes of a row."""
     return METRIC_TITLES[key[0]], key[1]
-
-
-def _cell(figure: Pooled, sign: str = "") -> str:
-    """`value [low, high]`."""
-    return f"{figure.value:{sign}.3f} [{figure.low:{sign}.3f}, {figure.high:{sign}.3f}]"
-
-
-def _markdown(rows: Sequence[Sequence[str]], num_left: int) -> str:
-    """The rows as a table whose first `num_left` columns are texts."""
-    rule = ["---"] * num_left + ["---:"] * (len(rows[0]) - num_left)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]])
 
 
 def draw_comparison(path: Path, comparison: Comparison) -> None:

@@ -37,7 +37,7 @@ class _Training:
     def read(cls, processor: Any, examples: Iterable[Mapping[str, Any]], max_images: int, progress: bool) -> _Training:
         """The regions of the first `max_images` examples, each decoded once."""
         features, regions, sources = [np.zeros((0, 5), np.float32)], [], []
-        bar = tqdm(desc="colour probe", unit="img", disable=not progress, leave=False)
+        bar = tqdm(desc="colour probe", unit="img", disable=not progress or None, leave=False)
         for example in islice(examples, max_images):
             prepared = PreparedExample.read(example, processor.image_processor, False)
             features.append(prepared.colour_size())

@@ -56,7 +56,7 @@ def embed_readings(
     if unknown or not readings:
         raise ValueError(f"region readings {list(readings)} are not all known; choose from {READINGS}.")
     rows = SplitRows(readings)
-    bar = tqdm(desc="embed images", unit="img", disable=not progress, leave=False)
+    bar = tqdm(desc="embed images", unit="img", disable=not progress or None, leave=False)
     with evaluating(model), bar:
         for batch in batched(examples, batch_size):
             images = [PreparedExample.read(example, processor.image_processor, "crop" in readings) for example in batch]

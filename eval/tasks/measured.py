@@ -32,8 +32,9 @@ class Measured:
     Attributes:
         value, low, high: the figure and its 95 % interval; all None when skipped (`protocol["skipped"]` says why).
         n: number of queries.
-        outcomes: (Q,) per-query outcomes whose mean is `value`, and `clusters` (Q,), the image or text of each query;
-            kept so that two models can be compared on the same queries. None where the figure is no mean.
+        resampled: (NUM_RESAMPLES,) the figure in every bootstrap resample, and `clusters` (Q,), the image or text of
+            each query; kept so that two models can be compared on the same queries: where both were resampled with
+            one seed, the differences of their resampled figures are those of the same draws. None when skipped.
     """
 
     task: str
@@ -45,7 +46,7 @@ class Measured:
     source: str | None = None
     stratum: str | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
-    outcomes: np.ndarray | None = None
+    resampled: np.ndarray | None = None
     clusters: np.ndarray | None = None
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,12 @@ class PreparedExample:
 
     @classmethod
     def read(cls, example: Mapping[str, Any], image_processor: Any, has_crops: bool) -> PreparedExample:
-        """The example decoded and framed once; boxes clipped to the frame, invisible ones counted and dropped."""
+        """The example decoded and framed once; boxes clipped to the frame, invisible ones counted and dropped.
+
+        One that was kept for this very frame (`KeptExample`) is not decoded again.
+        """
+        if isinstance(example, KeptExample) and not has_crops:
+            return example.prepared
         image = shown_image(example)
         frame, geometry = image_processor.frame(image)
         pixel = np.array([region["box"] for region in example["regions"]], dtype=np.float32).reshape(-1, 4)
@@ -45,6 +51,38 @@ class PreparedExample:
             features[row, :3] = self.frame[:, top:bottom, left:right].mean(axis=(1, 2)) / 255.0
             features[row, 3:] = x1 - x0, y1 - y0
         return features
+
+
+class KeptExample(dict):
+    """An example that is evaluated again and again by one image processor: it carries what was made of it at first."""
+
+    def __init__(self, example: Mapping[str, Any], prepared: PreparedExample):
+        super().__init__(example)
+        self.prepared = prepared
+
+
+def keep_prepared(
+    examples: Iterable[Mapping[str, Any]], image_processor: Any, path: Path, *, has_images: bool
+) -> list[KeptExample]:
+    """The examples, each decoded and framed once; the frames lie in the file `path`, not in memory.
+
+    Args:
+        examples: best with their images still encoded.
+        has_images: whether they keep these, for tasks that look at the image anew.
+    """
+    width, height = image_processor.frame_size
+    kept: list[PreparedExample] = []  # their frames are in the file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for example in examples:
+            prepared = PreparedExample.read(example, image_processor, False)
+            file.write(np.ascontiguousarray(prepared.frame).tobytes())
+            fields = example if has_images else {key: value for key, value in example.items() if key != "image"}
+            kept.append(replace(prepared, example=fields, frame=np.empty(0, dtype=np.uint8)))
+    if not kept:
+        raise ValueError(f"{path}: the split has no examples; there is nothing to keep. Name another split.")
+    frames = np.memmap(path, dtype=np.uint8, mode="r", shape=(len(kept), 3, height, width))
+    return [KeptExample(one.example, replace(one, frame=frames[row])) for row, one in enumerate(kept)]
 
 
 def _crop(image: Image.Image, box: Sequence[float]) -> Image.Image:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from regionmed_clip.eval.intervals import mean_interval
+from regionmed_clip.eval.intervals import percentile_interval, resample_mean
 from regionmed_clip.eval.metrics.boxes import best_iou
 from regionmed_clip.eval.tasks.embedding import batched, evaluating, normalized
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, iter_strata, skipped
@@ -61,7 +61,7 @@ def propose_examples(
     """The scored proposals of `examples` (dicts of the corpus builder), streamed batch by batch."""
     images, regions = [], []
     height, width = processor.image_processor.grid_size
-    with evaluating(model), tqdm(desc="propose regions", unit="img", disable=not progress, leave=False) as bar:
+    with evaluating(model), tqdm(desc="propose regions", unit="img", disable=not progress or None, leave=False) as bar:
         for batch in batched(examples, batch_size):
             prepared = [PreparedExample.read(example, processor.image_processor, False) for example in batch]
             budget = max(LEAST_BUDGET, *(2 * len(image.boxes) for image in prepared))
@@ -116,7 +116,8 @@ def _mean(metric: str, values: np.ndarray, clusters: np.ndarray, stratum: Stratu
     """The mean of `values` with its interval, or a skipped figure where there are none."""
     if not len(values):
         return skipped("proposals", metric, reason, n=0, stratum=stratum)
-    low, high = mean_interval(values, clusters, seed=seed)
+    resampled = resample_mean(values, clusters, seed=seed)
+    low, high = percentile_interval(resampled)
     return Measured(
         task="proposals",
         metric=metric,
@@ -127,6 +128,6 @@ def _mean(metric: str, values: np.ndarray, clusters: np.ndarray, stratum: Stratu
         source=stratum.source,
         stratum=stratum.name,
         protocol={"iou": MATCH_IOU, "budget": f"max({LEAST_BUDGET}, 2 x regions)"},
-        outcomes=values,
+        resampled=resampled,
         clusters=clusters,
     )

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from regionmed_clip.eval.intervals import mean_interval, mean_of_class_ratios_interval, median_interval
+from regionmed_clip.eval.intervals import (
+    percentile_interval,
+    resample_mean,
+    resample_mean_of_class_ratios,
+    resample_median,
+)
 from regionmed_clip.eval.metrics.boxes import pairwise_iou
 from regionmed_clip.eval.metrics.classification import accuracy, balanced_accuracy
 from regionmed_clip.eval.metrics.ranking import TIE_RULE, nearest, ranks_of_first_positive
@@ -49,7 +54,8 @@ def region_accuracy_figure(
     if not is_query.any():
         return skipped("region", "region_to_text_accuracy", "no regions", n=0, stratum=stratum, **protocol)
     outcomes, clusters = is_correct[is_query], embedded.region_image[is_query]
-    low, high = mean_interval(outcomes, clusters, seed=seed)
+    resampled = resample_mean(outcomes, clusters, seed=seed)
+    low, high = percentile_interval(resampled)
     return Measured(
         task="region",
         metric="region_to_text_accuracy",
@@ -60,7 +66,7 @@ def region_accuracy_figure(
         source=stratum.source,
         stratum=stratum.name,
         protocol=protocol,
-        outcomes=outcomes,
+        resampled=resampled,
         clusters=clusters,
     )
 
@@ -130,7 +136,8 @@ def balanced_accuracy_figure(
     texts = {embedded.region_texts[row] for row in embedded.select_region_texts(is_query)}
     labels, counts = np.unique(truth, return_counts=True)
     is_correct = predicted == truth
-    low, high = mean_of_class_ratios_interval(is_correct, truth, clusters, seed=seed)
+    resampled = resample_mean_of_class_ratios(is_correct, truth, clusters, seed=seed)
+    low, high = percentile_interval(resampled)
     return Measured(
         task="region",
         metric="region_balanced_accuracy",
@@ -147,6 +154,8 @@ def balanced_accuracy_figure(
             "labels": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
             "candidates": "per label the mean embedding of its region texts",
         },
+        resampled=resampled,
+        clusters=clusters,
     )
 
 
@@ -158,7 +167,8 @@ def _median_cosine(embedded: EmbeddedSplit, stratum: Stratum, is_query: np.ndarr
     cosines, clusters = different_region_cosines(embedded, is_query)
     if not len(cosines):
         return []
-    low, high = median_interval(cosines, clusters, seed=seed)
+    resampled = resample_median(cosines, clusters, seed=seed)
+    low, high = percentile_interval(resampled)
     return [
         Measured(
             task="region",
@@ -170,6 +180,8 @@ def _median_cosine(embedded: EmbeddedSplit, stratum: Stratum, is_query: np.ndarr
             source=stratum.source,
             stratum=stratum.name,
             protocol={"pairs": f"same image, different keys, IoU < {MAX_PAIR_IOU}", "lower_is_better": True},
+            resampled=resampled,
+            clusters=clusters,
         )
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from regionmed_clip.eval.intervals import mean_interval
+from regionmed_clip.eval.intervals import percentile_interval, resample_mean
 from regionmed_clip.eval.metrics.ranking import TIE_RULE, ranks_of_first_positive, recall_at_k
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata, skipped
@@ -67,7 +67,8 @@ def recall_figures(
     figures = []
     for k in KS:
         hits = ranks <= k
-        low, high = mean_interval(hits, seed=seed)
+        resampled = resample_mean(hits, seed=seed)
+        low, high = percentile_interval(resampled)
         figures.append(
             Measured(
                 task=task,
@@ -79,7 +80,7 @@ def recall_figures(
                 source=stratum.source,
                 stratum=stratum.name,
                 protocol=protocol,
-                outcomes=hits,
+                resampled=resampled,
                 clusters=np.arange(len(ranks)),
             )
         )

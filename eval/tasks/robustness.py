@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from regionmed_clip.eval.intervals import mean_interval
+from regionmed_clip.eval.intervals import percentile_interval, resample_mean
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding import embed_examples
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, iter_strata, skipped
@@ -68,7 +68,8 @@ def _mean_cosine(
         return skipped("robustness", metric, "no regions", n=0, stratum=stratum)
     cosines = (embedded.region_embeds[is_query].astype(np.float64) * embeds[is_query]).sum(axis=1)
     clusters = embedded.region_image[is_query]
-    low, high = mean_interval(cosines, clusters, seed=seed)
+    resampled = resample_mean(cosines, clusters, seed=seed)
+    low, high = percentile_interval(resampled)
     return Measured(
         task="robustness",
         metric=metric,
@@ -79,6 +80,6 @@ def _mean_cosine(
         source=stratum.source,
         stratum=stratum.name,
         protocol={"jitter": f"every edge by at most {percent} % of its side", "p10": float(np.percentile(cosines, 10))},
-        outcomes=cosines,
+        resampled=resampled,
         clusters=clusters,
     )

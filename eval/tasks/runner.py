@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from regionmed_clip.eval.intervals import paired_difference_interval
+from regionmed_clip.eval.intervals import percentile_interval
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.tasks.colour_probe import measure_colour_probe
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
@@ -40,7 +40,7 @@ Examples = Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """What a run gives: the Results, the embedded split they came from, and the figures with their outcomes."""
+    """What a run gives: the Results, the embedded split they came from, and the figures with their resamples."""
 
     results: list[Result]
     embedded: EmbeddedSplit
@@ -133,22 +133,25 @@ def run_colour_probe(
 
 
 def compare_outcomes(first: TaskOutcome, second: TaskOutcome) -> list[Result]:
-    """Paired differences first - second of every figure that is a mean over the same queries, with paired intervals."""
+    """Paired differences first - second of every figure of the same queries, with paired intervals."""
     others = {figure.key: figure for figure in second.measured}
     name = f"{first.model_name} minus {second.model_name}"
+    if first.context.seed != second.context.seed:
+        raise ValueError(
+            f"{name}: resampled with seeds {first.context.seed} and {second.context.seed}; paired intervals need equal "
+            "draws. Evaluate both with one seed."
+        )
     results = []
     for figure in first.measured:
         other = others.get(figure.key)
-        if other is None or figure.outcomes is None or other.outcomes is None:
+        if other is None or figure.resampled is None or other.resampled is None:
             continue
         if not np.array_equal(figure.clusters, other.clusters):
             raise ValueError(
                 f"{name}: {figure.metric} was measured on different queries; both models must run on one split. "
                 "Evaluate them on the same examples in the same order."
             )
-        low, high = paired_difference_interval(
-            figure.outcomes, other.outcomes, figure.clusters, seed=first.context.seed
-        )
+        low, high = percentile_interval(figure.resampled - other.resampled)
         difference = Measured(
             task=figure.task,
             metric=figure.metric,
@@ -158,7 +161,7 @@ def compare_outcomes(first: TaskOutcome, second: TaskOutcome) -> list[Result]:
             n=figure.n,
             source=figure.source,
             stratum=figure.stratum,
-            protocol={**figure.protocol, "paired": True},
+            protocol={key: value for key, value in figure.protocol.items() if key != "per_finding"} | {"paired": True},
         )
         results.append(difference.as_result(name, first.context))
     return results

@@ -94,7 +94,8 @@ def _measure_stratum(
         defined = np.isfinite(values)
         totals, counts = np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0)
         means.append(np.divide(totals, counts, out=np.full(len(totals), np.nan), where=counts > 0))  # NaN: no such draw
-    low, high = percentile_interval(np.concatenate(means))
+    resampled = np.concatenate(means)
+    low, high = percentile_interval(resampled)
     return Measured(
         task="zero_shot",
         metric="macro_auroc",
@@ -112,6 +113,8 @@ def _measure_stratum(
             "chance": 0.5,
             "per_finding": {name: round(value, 4) for name, value in per_finding.items()},
         },
+        resampled=resampled,
+        clusters=np.flatnonzero(stratum.is_member),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,6 +137,28 @@ def test_plain_clip_shows_both_readings_and_differences_are_paired(model, proces
     same = differences["image_to_text_recall@1", None]  # one model, box-free: no difference at all
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     assert same.model == "regionmed-clip minus plain-clip"
+    region = differences["region_to_text_accuracy", None]
+    assert region.value == pytest.approx(by_model(ours) - by_model(plain))
+    assert region.low <= region.value <= region.high
+    with pytest.raises(ValueError, match="resampled with seeds 0 and 1; paired intervals need equal draws"):
+        compare_outcomes(ours, replace(plain, context=replace(context, seed=1)))
+
+
+def by_model(outcome) -> float:
+    """The region accuracy of the whole split."""
+    return next(r.value for r in outcome.results if (r.metric, r.stratum) == ("region_to_text_accuracy", None))
+
+
+def test_zero_shot_and_balanced_accuracy_are_compared_image_by_image(model, processor, examples, context):
+    first = run_tasks(
+        model, processor, {"test": examples}, model_name="a", context=context, tasks=["zero_shot"], progress=False
+    )
+    assert first.measured[0].resampled.shape == (1000,)
+    moved = [replace(figure, value=figure.value - 0.25, resampled=figure.resampled - 0.25) for figure in first.measured]
+    (difference, *_) = compare_outcomes(first, replace(first, measured=moved, model_name="b"))
+    assert (difference.model, difference.metric) == ("a minus b", "macro_auroc")
+    assert [difference.value, difference.low, difference.high] == pytest.approx([0.25] * 3)  # alike in every draw
+    assert "per_finding" not in difference.protocol
 
 
 def test_the_colour_probe_solves_a_corpus_of_colour_blobs(model, processor, draw_example, context):

@@ -1,11 +1,12 @@
 """The published tables are what their result files say, and nothing else in the document changes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from regionmed_clip.eval.results import Result, write_results
-from regionmed_clip.model_cards.readme import DOCUMENTS, render_document
+from regionmed_clip.model_cards.readme import BLOCK, DOCUMENTS, render_document
 
 RESULT = Result(
     model="regionmed-clip", task="region", metric="region_to_text_accuracy", value=0.8125, low=0.75, high=0.875, n=16,
@@ -20,7 +21,11 @@ RESULT = Result(
 def test_the_documents_show_what_their_result_files_say(repository, name):
     text = (repository / name).read_text(encoding="utf-8")
     assert render_document(text) == text, "run `make cards`"
-    assert "<!-- results: " in text
+
+
+def test_every_published_result_file_is_shown_in_some_document(repository):
+    shown = {match["file"] for name in DOCUMENTS for match in BLOCK.finditer((repository / name).read_text("utf-8"))}
+    assert shown == {path.name for path in (repository / "model_cards" / "results").glob("*.json")}
 
 
 @pytest.mark.parametrize("name", ["quickstart.json", "proposals.json"])
@@ -45,3 +50,26 @@ def test_a_block_is_filled_and_the_rest_is_left_alone(tmp_path):
     assert filled.startswith("before\n")
     assert filled.endswith("after\n")
     assert render_document(filled, tmp_path) == filled
+
+
+def test_a_study_of_many_arms_has_its_arms_as_rows(tmp_path):
+    protocol = {**RESULT.protocol, "seeds": [0, 1]}
+    difference = {"model": "joint minus default", "value": 0.0625, "low": -0.1, "high": 0.2}
+    per_source = replace(RESULT, model="default", protocol=protocol, source="bccd", value=0.5, low=0.5, high=0.5)
+    named = [replace(RESULT, protocol=protocol, model=name) for name in ("default", "joint")]
+    auroc = replace(named[0], metric="macro_auroc", value=0.75, low=0.7, high=0.8, n=9)
+    auroc = replace(auroc, protocol={**protocol, "chance": 0.5})
+    write_results(tmp_path / "a.json", [*named, auroc, replace(named[0], **difference), per_source])
+    text = render_document("<!-- results: a.json arms -->\n<!-- end of results -->\n", tmp_path)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert rows == [
+        "| arm | region → text, top-1 | zero-shot finding, macro AUROC |",
+        "| --- | ---: | ---: |",
+        "| default | 0.812 [0.750, 0.875] | 0.750 [0.700, 0.800] |",
+        "| joint | 0.812 [0.750, 0.875] | - |",
+        "| joint minus default | +0.062 [-0.100, +0.200] | - |",
+        "| n | 16 | 9 |",
+        "| chance | - | 0.500 |",
+    ]
+    assert "Means over the seeds 0, 1." in text
+    assert render_document(text, tmp_path) == text

@@ -1,32 +1,10 @@
 """The study from its command line to its table, with a stub in the place of training."""
 
-import json
-
 import pytest
-import yaml
 
 from regionmed_clip.eval.results import read_results
 from regionmed_clip.eval.studies import roi_modes
 from regionmed_clip.eval.studies.roi_modes import CROP, build_parser, plan, run_study
-
-DATA = "phantom:num_train=4,num_test=14"
-
-
-@pytest.fixture
-def stub(model, processor):
-    """A runner that leaves the tiny untrained model, and the list of the names that it was asked to train."""
-    names = []
-
-    def start(training) -> None:
-        names.append(training.name)
-        training.folder.mkdir(parents=True)
-        model.save_pretrained(training.folder / "final")
-        processor.save_pretrained(training.folder / "final")
-        (training.folder / "recipe.yaml").write_text(yaml.safe_dump({"data": DATA, "evaluation": {"split": "test"}}))
-        (training.folder / "metrics.jsonl").write_text(json.dumps({"stage": "region", "samples_per_s": 8.0}) + "\n")
-        training.mark_finished(wall_s=2.0, model_code="c0de")
-
-    return start, names
 
 
 def options_of(tmp_path, *arguments: str):

@@ -34,7 +34,7 @@ def leave_a_run(folder) -> None:
 def test_a_launch_runs_pretrain_with_the_overrides_and_marks_the_end(training, monkeypatch):
     commands = []
 
-    def run(command, stdout):
+    def run(command, stdout, stderr):
         commands.append(command)
         leave_a_run(training.folder)
         return 0
@@ -54,17 +54,19 @@ def test_a_launch_runs_pretrain_with_the_overrides_and_marks_the_end(training, m
 
 
 def test_a_failed_launch_is_told_and_not_marked(training, monkeypatch):
-    monkeypatch.setattr(trainings, "run_group", lambda command, stdout: 3)
+    monkeypatch.setattr(trainings, "run_group", lambda command, stdout, stderr: 3)
     with pytest.raises(RuntimeError, match="prompter-0 ended with status 3"):
         launch(training)
+    with pytest.raises(RuntimeError, match=r"its last words stand in .*prompter-0/progress.txt"):
+        launch(training, is_quiet=True)
     assert not training.is_finished
 
 
 def test_a_folder_of_another_training_is_refused(training, monkeypatch):
-    monkeypatch.setattr(trainings, "run_group", lambda command, stdout: leave_a_run(training.folder) or 0)
+    monkeypatch.setattr(trainings, "run_group", lambda *_: leave_a_run(training.folder) or 0)
     launch(training)
     other = Training("prompter-0", training.folder, training.recipe, ("model.roi_mode=roialign", "seed=0"))
-    with pytest.raises(ValueError, match="holds a training of another recipe or other overrides"):
+    with pytest.raises(ValueError, match="holds a training of another recipe, other overrides"):
         other.check()
     training.recipe.write_text("steps: 4\n")
     with pytest.raises(ValueError, match="Name another --output, or delete that folder"):
@@ -72,7 +74,7 @@ def test_a_folder_of_another_training_is_refused(training, monkeypatch):
 
 
 def test_a_training_on_data_that_has_changed_since_is_refused(training, monkeypatch):
-    monkeypatch.setattr(trainings, "run_group", lambda command, stdout: leave_a_run(training.folder) or 0)
+    monkeypatch.setattr(trainings, "run_group", lambda *_: leave_a_run(training.folder) or 0)
     launch(training)
     monkeypatch.setattr(trainings, "data_revision", lambda data: "phantom@next")
     with pytest.raises(ValueError, match=r"was trained on phantom@.* and .* is now phantom@next"):
@@ -108,6 +110,14 @@ def is_running(process_id: int) -> bool:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_a_training_that_saves_its_last_step_after_its_launcher_has_gone_is_waited_for(tmp_path):
+    saved = tmp_path / "saved"
+    inner = f"import time; time.sleep(0.3); open({str(saved)!r}, 'w').close()"
+    outer = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}]); raise SystemExit(3)"
+    assert run_group([sys.executable, "-c", outer], subprocess.DEVNULL) == 3
+    assert saved.exists()
 
 
 def test_the_exit_status_of_a_command_is_given_back():

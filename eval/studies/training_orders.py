@@ -1,0 +1,116 @@
+"""Study of training orders: the global, region and joint stages of a recipe left out or reordered, in equal steps.
+
+`python -m regionmed_clip.eval.studies.training_orders --output DIR [--seeds 0 1 2] [--arms ...] [--jobs N] [--smoke]
+[key=value ...]`
+
+Every (arm, seed) is a training of the recipe with other `stages`, in DIR/ARM-SEED; its model is evaluated without boxes
+(retrieval, zero-shot) and with them (region -> text). Whatever is finished is not done again: after an interruption the
+same command goes on, a training from its last checkpoint. Delete DIR/ARM-SEED to run one anew. DIR then holds
+results.json, table.md and arms.png. With --jobs 2 two trainings run at a time, each pinned to half of the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from regionmed_clip.eval.results import Result
+from regionmed_clip.eval.studies.arm_report import list_keys
+from regionmed_clip.eval.studies.arms import compare, gather_arms
+from regionmed_clip.eval.studies.measured_runs import PlannedRun, measure_run
+from regionmed_clip.eval.studies.orders import ARMS, DEFAULT, GLOBAL_ONLY, Stages, list_arms, num_steps
+from regionmed_clip.eval.studies.recipes import override_stages, read_recipe, refuse_stages
+from regionmed_clip.eval.studies.running import Start, run_all
+from regionmed_clip.eval.studies.study_command import (
+    LEAN_RUN,
+    add_jobs,
+    conditions_of,
+    run_command,
+    study_parser,
+    write_outputs,
+)
+from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER, Training
+
+RECIPE, SMOKE_RECIPE = (TRAIN_FOLDER / "recipes" / name for name in ("training_orders.yaml", "smoke.yaml"))
+METRICS = (
+    "image_to_text_recall@1",
+    "image_to_text_recall@10",
+    "text_to_image_recall@1",
+    "text_to_image_recall@10",
+    "macro_auroc",
+    "region_to_text_accuracy",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 after a message on what was wrong with the input."""
+    return run_command(build_parser(), run_study, arguments)
+
+
+def run_study(options: argparse.Namespace, command: str, start: Start | None = None) -> list[Result]:
+    """The Results of all arms and differences, written to `options.output` with table and picture.
+
+    Args:
+        start: runs one training to its end; None: `launch`.
+    """
+    refuse_stages(options.overrides)
+    arms, same = list_arms(read_recipe(options.recipe)["stages"], options.arms)
+    planned = plan(options, arms)
+    device = options.device
+    measured = run_all(
+        planned, lambda run: measure_run(run, device), title="training orders", start=start, jobs=options.jobs
+    )
+    pairs = [(name, reference) for reference in (DEFAULT, GLOBAL_ONLY) for name in arms if name != reference]
+    pairs = [pair for pair in pairs if pair != (GLOBAL_ONLY, DEFAULT)]  # the other way round it is there
+    comparison = compare(gather_arms(planned, measured), pairs, METRICS)
+    shown = {"command": command, "notes": describe_arms(arms, same), "title": "Training orders, equal steps"}
+    return write_outputs(options.output, comparison, list_keys(comparison), **shown)
+
+
+def plan(options: argparse.Namespace, arms: Mapping[str, Stages]) -> list[PlannedRun]:
+    """The trainings in their order: all arms of a seed before the next seed."""
+    conditions = conditions_of(options)
+    planned = []
+    for seed in dict.fromkeys(options.seeds):
+        for arm, stages in arms.items():
+            name = f"{arm}-{seed}"
+            overrides = (*options.overrides, *LEAN_RUN, f"seed={seed}", override_stages(stages))
+            training = Training(name, options.output / name, options.recipe, overrides, conditions)
+            planned.append(PlannedRun(arm, seed, training, is_plain=arm == GLOBAL_ONLY))
+    return planned
+
+
+def describe_arms(arms: Mapping[str, Stages], same: Mapping[str, str]) -> list[str]:
+    """A line for each arm with its stages, one for the number of steps, one for each arm that is another one."""
+    lines = [f"Each arm takes {num_steps(next(iter(arms.values())))} steps."]
+    for name, stages in arms.items():
+        told = []
+        for stage in stages:
+            weights = stage.get("loss_weights", {"image_text": 1.0})
+            terms = ", ".join(f"{term} x {float(weight):g}" for term, weight in weights.items())
+            told.append(f"{stage['name']} {stage['steps']} ({terms})")
+        lines.append(f"{name}: {' -> '.join(told)}.")
+    lines += [f"{name} is the same as {other}, trained once." for name, other in same.items()]
+    if GLOBAL_ONLY in arms:
+        lines.append(f"{GLOBAL_ONLY} reads regions without training for it, by the better of crops and dense features.")
+    return lines
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = study_parser("regionmed_clip.eval.studies.training_orders", __doc__)
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS), help="default: all")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s")
+    parser.add_argument(
+        "--smoke", action="store_const", const=SMOKE_RECIPE, dest="recipe", help="the recipe that runs in seconds"
+    )
+    add_jobs(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no training outlives its study
+    sys.exit(main())
