@@ -129,6 +129,8 @@ class FrameAugmentation:
                 f"frames have shape {tuple(tensor.shape)} and type {tensor.dtype}; they must be (..., height, width) "
                 "uint8, as `RegionMedClipImageProcessor.frame` gives them. Augment before normalize_frames."
             )
+        if self.crop == WHOLE:
+            return _like(self._flipped(tensor), frames)
         return _like(self._resample(tensor, _bilinear_weights).round().clamp(0, 255).to(torch.uint8), frames)
 
     def _affine(self) -> tuple[np.ndarray, np.ndarray]:
@@ -139,18 +141,20 @@ class FrameAugmentation:
 
     def _resample(self, cells: torch.Tensor, weights_of: Any) -> torch.Tensor:
         """(..., height, width) float32: the cells of the new frame, each a weighted sum along y and x of old ones."""
-        flipped = [axis for axis, is_flipped in ((-1, self.flip_x), (-2, self.flip_y)) if is_flipped]
         values = cells.float()
         if self.crop != WHOLE:
             height, width = cells.shape[-2:]
             along_x = weights_of(width, self.crop[0], self.crop[2]).to(cells.device)
             along_y = weights_of(height, self.crop[1], self.crop[3]).to(cells.device)
             values = along_y @ values @ along_x.T
-        return values.flip(flipped)
+        return self._flipped(values)
+
+    def _flipped(self, cells: torch.Tensor) -> torch.Tensor:
+        return cells.flip([axis for axis, is_flipped in ((-1, self.flip_x), (-2, self.flip_y)) if is_flipped])
 
 
 def draw_augmentation(
-    seed: int | Sequence[int], *, flip_x: float = 0.0, flip_y: float = 0.0, min_side: float = 0.8
+    seed: int | Sequence[int], *, flip_x: float = 0.0, flip_y: float = 0.0, min_side: float = 0.8, kept_boxes: Any = ()
 ) -> FrameAugmentation:
     """An augmentation that depends on nothing but these arguments; by default it only crops.
 
@@ -165,8 +169,11 @@ def draw_augmentation(
         if not 0 <= value <= 1 or (name == "min_side" and value < MIN_CROP_SIDE):
             raise ValueError(f"{name} is {value}; it must lie between 0 and 1, min_side not below {MIN_CROP_SIDE}.")
     draws = np.random.default_rng(seed).random(5)
-    side = 1 - (1 - min_side) * draws[2]
-    x0, y0 = draws[3:] * (1 - side)
+    boxes = to_numpy(kept_boxes).astype(np.float64).reshape(-1, 4)
+    low, high = (boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)) if len(boxes) else (np.ones(2), np.zeros(2))
+    side = min(1.0, max(1 - (1 - min_side) * draws[2], *(high - low)))
+    first, last = np.clip(high - side, 0, 1 - side), np.clip(low, 0, 1 - side)  # of what the crop may begin at
+    x0, y0 = first + draws[3:] * np.maximum(last - first, 0)
     return FrameAugmentation((x0, y0, x0 + side, y0 + side), bool(draws[0] < flip_x), bool(draws[1] < flip_y))
 
 

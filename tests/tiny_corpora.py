@@ -63,11 +63,11 @@ def small_corpus(folder: Path, num_images: int = 20, **layout: int) -> BuiltCorp
     return write_corpus(folder, {split: rows_of(source.records(split)) for split in source.splits()}, **layout)
 
 
-def rows_of(records: Any) -> list[dict[str, Any]]:
-    """The rows that a build makes of the records, images as bytes."""
+def rows_of(records: Any, looked_for: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+    """The rows that a build makes of the records of a source that looked for these findings, images as bytes."""
     rows = []
     for record in records:
-        row = example_from_record(record, seed=0, phash="0" * 80)
+        row = example_from_record(record, seed=0, phash="0" * 80, looked_for=looked_for)
         path = row["image"]["path"]
         rows.append(row | {"image": {"bytes": Path(path).read_bytes(), "path": Path(path).name}} if path else row)
     return rows

@@ -14,7 +14,7 @@ import numpy as np
 from regionmed_clip.processing.corpus.data_spec import DataSpec, data_revision
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 
-from .frame_store import FrameStore, StoredSample, prepare_split
+from .frame_store import STORE_FEATURES, FrameStore, StoredSample, prepare_split
 from .sample_order import MixtureOrder, Order, SampleOrder
 from .shard_store import ShardStore
 
@@ -117,7 +117,7 @@ def open_data(spec: DataSpec, split: str, cache: Path, image_processor: RegionMe
 
 
 def _frames_folder(cache: Path, part: DataSpec, split: str, image_processor: RegionMedClipImageProcessor) -> Path:
-    """A folder whose name changes with the data and with how images are brought into the frame."""
-    settings = [str(part), data_revision(part), image_processor.to_dict()]
+    """A folder whose name changes with the data, with how images are brought into the frame, and with what is kept."""
+    settings = [str(part), data_revision(part), image_processor.to_dict(), STORE_FEATURES.to_dict()]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     return cache / f"{split}-{digest[:16]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,13 @@ from tqdm import tqdm
 from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
 from regionmed_clip.processing.corpus.captions import write_caption
 from regionmed_clip.processing.corpus.data_spec import num_examples, parse_data_spec, stream_examples
+from regionmed_clip.processing.corpus.image_texts import ImageTexts, NegativeText, mirror_words, texts_of_example
 from regionmed_clip.processing.corpus.shown_image import shown_image
+from regionmed_clip.processing.corpus.text_facts import NUM_FACTS
+from regionmed_clip.processing.frame_augmentation import FrameAugmentation
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 
+from .interruption import shield_worker
 from .sample_order import SampleOrder
 
 STORE_FEATURES = Features(
@@ -38,6 +42,9 @@ STORE_FEATURES = Features(
         "region_keys": List(Value("int64")),
         "region_findings": List(Value("string")),  # empty where the finding is denied
         "source": Value("string"),
+        "caption_facts": Value("binary"),  # (S, F) int64, row-major
+        "region_facts": Value("binary"),  # (R, F) int64
+        "details": Value("string"),  # JSON
     }
 )
 
@@ -46,7 +53,10 @@ STORE_FEATURES = Features(
 class StoredSample:
     """One prepared image: frame (3, S, S) uint8; boxes (R, 4) float32 fractions of the frame; texts with keys.
 
-    `caption_key` is `NO_TEXT_KEY` where nothing but the kind of image is known.
+    `caption_key` is `NO_TEXT_KEY` where nothing but the kind of image is known. `caption_facts` (S, F) and
+    `region_facts` (R, F) int64 are what the texts state (text_facts.py), all zeros for a text of unknown structure.
+    `details` is what else is known of the texts, as JSON (image_texts.py); it is read where it is asked for, "" for a
+    sample without. `drawn_negatives` are those false texts of each region that are to take part.
     """
 
     sample_id: str
@@ -58,6 +68,62 @@ class StoredSample:
     region_keys: tuple[int, ...]
     region_findings: tuple[str, ...]
     source: str
+    caption_facts: np.ndarray = field(default_factory=lambda: np.zeros((0, NUM_FACTS), dtype=np.int64))
+    region_facts: np.ndarray | None = None  # None: nothing is known of any region's text
+    details: str = ""
+    drawn_negatives: tuple[tuple[NegativeText, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.region_facts is None:
+            object.__setattr__(self, "region_facts", np.zeros((len(self.region_keys), NUM_FACTS), dtype=np.int64))
+
+    @property
+    def texts(self) -> ImageTexts | None:
+        """The texts with all that is known of them; None for a sample without details."""
+        if not self.details:
+            return None
+        described = (self.caption, self.caption_key, self.region_texts, self.region_keys)
+        return ImageTexts.from_details(*described, self.details)
+
+    @property
+    def region_negatives(self) -> tuple[tuple[NegativeText, ...], ...]:
+        """For each region the texts that are false of it."""
+        texts = self.texts
+        return tuple(region.negatives for region in texts.regions) if texts else ((),) * len(self.region_keys)
+
+    def mirrored(self) -> StoredSample | None:
+        """The sample with left and right exchanged in frame, boxes, texts, keys and facts.
+
+        None where the texts cannot be told without risk (`ImageTexts.mirrored`), or are not known in detail.
+        """
+        assert not self.drawn_negatives, "negatives are drawn from the texts of the image as it is shown"
+        texts = self.texts
+        mirrored = None if texts is None else texts.mirrored()
+        if mirrored is None:
+            return None
+        flip = FrameAugmentation(flip_x=True)
+        return replace(
+            self,
+            frame=flip.frames(self.frame),
+            boxes=flip.boxes(self.boxes)[0],
+            region_findings=tuple(mirror_words(finding) for finding in self.region_findings),
+            **_text_fields(mirrored, has_caption=self.caption_key != NO_TEXT_KEY),
+        )
+
+
+def _text_fields(texts: ImageTexts, *, has_caption: bool) -> dict[str, Any]:
+    """The fields of a sample that its texts decide; the key of a caption is left out where it says nothing."""
+    caption_facts = np.asarray(texts.caption_facts, dtype=np.int64).reshape(-1, NUM_FACTS)
+    region_facts = np.asarray([region.facts for region in texts.regions], dtype=np.int64).reshape(-1, NUM_FACTS)
+    return {
+        "caption": texts.caption,
+        "caption_key": texts.caption_key if has_caption else NO_TEXT_KEY,
+        "region_texts": tuple(region.text for region in texts.regions),
+        "region_keys": tuple(region.key for region in texts.regions),
+        "caption_facts": caption_facts,
+        "region_facts": region_facts,
+        "details": texts.details(),
+    }
 
 
 def sample_from_example(example: Mapping[str, Any], image_processor: RegionMedClipImageProcessor) -> StoredSample:
@@ -68,13 +134,10 @@ def sample_from_example(example: Mapping[str, Any], image_processor: RegionMedCl
     return StoredSample(
         sample_id=example["image_id"],
         frame=frame,
-        caption=example["caption"],
-        caption_key=NO_TEXT_KEY if is_caption_bare(example) else example["caption_key"],
         boxes=geometry.boxes_to_frame_fractions(boxes).astype(np.float32),
-        region_texts=tuple(region["description"] for region in regions),
-        region_keys=tuple(region["key"] for region in regions),
         region_findings=tuple("" if region["is_negated"] else region["finding"] for region in regions),
         source=example["source"],
+        **_text_fields(texts_of_example(example), has_caption=not is_caption_bare(example)),
     )
 
 
@@ -113,8 +176,15 @@ def prepare_split(
     missing = [part for part in range(num_parts) if not _part_path(folder, part, num_parts).exists()]
     if not missing:
         return
-    progress = tqdm(total=num_examples(spec, split), desc=f"preparing {split} images", unit="image", mininterval=1.0)
-    with progress, ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    progress = tqdm(
+        total=num_examples(spec, split),
+        desc=f"preparing {split} images",
+        unit="image",
+        mininterval=1.0,
+        disable=None,  # where there is no terminal: a log file needs no bar
+    )
+    spawning = multiprocessing.get_context("spawn")
+    with progress, ProcessPoolExecutor(num_workers, mp_context=spawning, initializer=shield_worker) as pool:
         jobs = [
             pool.submit(write_part, _part_path(folder, part, num_parts), data, split, part, num_parts, settings)
             for part in missing
@@ -149,7 +219,8 @@ def write_part(path: Path, data: str, split: str, part: int, num_parts: int, ima
 def _prepare_example(example: dict, image_processor: RegionMedClipImageProcessor) -> dict:
     sample = sample_from_example(example, image_processor)
     row = {name: getattr(sample, name) for name in STORE_FEATURES}
-    return {**row, "frame": np.ascontiguousarray(sample.frame).tobytes(), "boxes": sample.boxes.tolist()}
+    arrays = {name: row[name].tobytes() for name in ("frame", "caption_facts", "region_facts")}
+    return {**row, **arrays, "boxes": sample.boxes.tolist()}
 
 
 class FrameStore:
@@ -185,6 +256,9 @@ class FrameStore:
             region_keys=tuple(row["region_keys"]),
             region_findings=tuple(row["region_findings"]),
             source=row["source"],
+            caption_facts=np.frombuffer(row["caption_facts"], dtype=np.int64).reshape(-1, NUM_FACTS),
+            region_facts=np.frombuffer(row["region_facts"], dtype=np.int64).reshape(-1, NUM_FACTS),
+            details=row["details"],
         )
 
     def order(self, seed: int) -> SampleOrder:

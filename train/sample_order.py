@@ -12,6 +12,9 @@ DROPOUT_STREAM = 2
 MIXTURE_STREAM = 3
 BOX_NOISE_STREAM = 4
 DISTILLATION_STREAM = 5
+AUGMENTATION_STREAM = 6
+NEGATIVES_STREAM = 7
+ADAPTER_STREAM = 8
 BLOCKS_OF_WINDOW = 8  # so many blocks of a corpus are shuffled together from the second epoch on
 ROUND_SIZE = 1000  # positions after which the shares of a mixture are exact
 
@@ -140,9 +143,9 @@ def largest_remainders(weights: Sequence[float], total: int) -> list[int]:
     return numbers
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
+def step_seed(seed: int, step: int, rank: int, micro_batch: int = 0) -> int:
     """63-bit seed of the random numbers that `rank` draws in `step` (dropout), so that a resume draws the same."""
-    return int(np.random.default_rng([seed, DROPOUT_STREAM, step, rank]).integers(2**63))
+    return int(np.random.default_rng([seed, DROPOUT_STREAM, step, rank, micro_batch]).integers(2**63))
 
 
 def rank_positions(first_position: int, global_batch_size: int, rank: int, num_processes: int) -> range:

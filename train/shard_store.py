@@ -23,6 +23,8 @@ STUDY_COLUMNS = ("modality", "view", "anatomy")
 SAMPLE_COLUMNS = (
     *("image.bytes", "image_id", "window", "source", "caption", "caption_key", *STUDY_COLUMNS),
     *(_IN_REGION + name for name in ("box", "description", "key", "finding", "is_negated")),
+    *(_IN_REGION + name for name in ("anatomy", "laterality", "place", "size", "severity", "certainty")),
+    *("negatives.list.element." + name for name in ("region", "text", "key", "changed")),
 )
 TEXT_COLUMNS = ("caption", f"{_IN_REGION}description")
 KEY_COLUMNS = ("caption", "caption_key", *STUDY_COLUMNS, f"{_IN_REGION}key")

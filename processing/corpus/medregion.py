@@ -4,7 +4,8 @@ Configs, by NAME:
     corpus: a folder that `regionmed-corpus build` has written, given as data_dir. Needs nothing but `datasets`.
     jsonl: a source folder, or a folder of source folders, given as data_dir. With the package regionmed-clip missing
         texts are written by template; without it, or with template_texts=False, the rows' own texts and labels come.
-    phantom: procedural medical phantoms; options num_train, num_test, seed, difficulty. Needs the package.
+    phantom: procedural medical phantoms; options num_train, num_test, num_validation, seed, difficulty. Needs
+        the package.
     coco, voc, vindr_cxr ...: a public source as data_dir, its options as options={...}; see `regionmed-corpus list`.
         Needs the package.
 
@@ -41,7 +42,7 @@ import datasets
 import pyarrow.parquet as pq
 
 SPLITS = ("train", "validation", "test")
-PHANTOM_OPTIONS = ("num_train", "num_test", "seed", "difficulty")
+PHANTOM_OPTIONS = ("num_train", "num_test", "num_validation", "seed", "difficulty")
 PUBLIC_SOURCES = (  # the other names of sources/registry.py, which is imported only where one is asked for
     "coco voc yolo mask_folder vindr_cxr rsna_pneumonia nih_bbox ms_cxr chest_imagenome padchest_gr deeplesion slake "
     "vqa_rad rocov2 medtrinity"
@@ -114,8 +115,9 @@ class MedRegionConfig(datasets.BuilderConfig):
     with_masks: bool | None = None  # None: for a corpus, not for jsonl, where they are files of their own
     template_texts: bool | None = None  # jsonl: write missing texts by template; None: if the package is there
     num_blocks: int = 8  # number of shards of what is not stored in shards
-    num_train: int | None = None  # this and the next three: of config phantom
+    num_train: int | None = None  # this and the next four: of config phantom
     num_test: int | None = None
+    num_validation: int | None = None
     seed: int | None = None
     difficulty: float | None = None
     options: dict[str, str] | None = None  # of a public source, texts by name

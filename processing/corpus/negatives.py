@@ -39,6 +39,7 @@ from regionmed_clip.processing.corpus.captions import (
 )
 from regionmed_clip.processing.corpus.entailment import Facts, is_false, know
 from regionmed_clip.processing.corpus.finding_table import (
+    SITES,
     abnormal_findings,
     canonical_findings,
     findings_elsewhere,
@@ -72,6 +73,7 @@ _OTHER_SEVERITIES: dict[str | None, tuple[str, ...]] = {
     "moderate": ("mild", "severe"),
     "severe": ("mild",),
 }
+_INSTEAD = tuple(name for sites in SITES.values() for groups in sites for group in groups for name in group)
 _DENYING_ANSWERS = ("no", "none", "0")
 _OTHER_SIDE = {"left": "right", "right": "left"}
 _SAME_WORDS = {  # of a report -> of a template: what the first says, the second may say too
@@ -145,9 +147,24 @@ def list_candidates(statement: Statement, part: str | None, looked_for: frozense
     return tuple(found.values())
 
 
+@lru_cache(maxsize=16384)
+def read_negative(statement: Statement, text: str, key: int) -> Statement | None:
+    """What a negative of a region that states `statement` states itself, read from its text and key; None: no rule's.
+
+    A row of a built corpus has no more of it, nor the findings that its source looked for.
+    """
+    region = carry(statement)
+    changed = [region for _, region in _changes(statement, None, frozenset())]
+    for finding in (name for name in _INSTEAD if name in text):
+        changed.append(replace(region, finding=finding, severity=None))
+        changed.append(RegionRecord(_NOWHERE, finding, laterality=region.laterality, certainty=region.certainty))
+    stated = (state_region(other) for other in changed)
+    return next((other for other in stated if statement_key(other) == key), None)
+
+
 def _changes(statement: Statement, part: str | None, looked_for: frozenset[str]) -> Iterator[tuple[str, RegionRecord]]:
     """(what is changed, the changed region) for every rule."""
-    region = _carry(statement)
+    region = carry(statement)
     if not names_something(region.finding):
         return
     if region.is_negated:
@@ -173,7 +190,7 @@ def _changes(statement: Statement, part: str | None, looked_for: frozenset[str])
             yield "finding", RegionRecord(_NOWHERE, finding, laterality=region.laterality, certainty=region.certainty)
 
 
-def _carry(statement: Statement) -> RegionRecord:
+def carry(statement: Statement) -> RegionRecord:
     """A region with the attributes of a statement; `state_region` of it gives the statement back."""
     return RegionRecord(
         box=_NOWHERE,
@@ -246,7 +263,7 @@ def _may_be_said(
     """True where a text of the record may mean what the candidate says beyond the statement."""
     if candidate.changed == "finding":
         return _may_be_any(candidate.facts.finding, unplaced)
-    new_words = set(_WORD.findall(candidate.text)) - set(_WORD.findall(describe_region(_carry(statement))))
+    new_words = set(_WORD.findall(candidate.text)) - set(_WORD.findall(describe_region(carry(statement))))
     return bool(new_words) and candidate.changed != "negation" and new_words <= source_words
 
 

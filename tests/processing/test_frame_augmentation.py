@@ -213,6 +213,25 @@ def test_a_drawn_augmentation_depends_on_its_seed_alone_and_stays_in_the_frame()
     assert draw_augmentation(3, flip_x=1.0, min_side=1.0).swaps_sides
 
 
+@FEWER
+@given(st.lists(st.tuples(PAIR, PAIR), min_size=1, max_size=4), st.floats(0.05, 1))
+def test_a_drawn_crop_holds_the_boxes_that_are_to_be_kept_and_grows_for_them(corners, min_side):
+    boxes = np.array([(*np.minimum(*pair), *np.maximum(*pair)) for pair in corners])
+    crops = [draw_augmentation((1, p), min_side=min_side, kept_boxes=boxes).crop for p in range(20)]
+    needed = max(boxes[:, 2].max() - boxes[:, 0].min(), boxes[:, 3].max() - boxes[:, 1].min(), min_side)
+    for x0, y0, x1, y1 in crops:
+        assert min(x0, y0) >= 0
+        assert max(x1, y1) <= 1 + 1e-12
+        assert (boxes[:, :2] >= np.array([x0, y0]) - 1e-9).all()
+        assert (boxes[:, 2:] <= np.array([x1, y1]) + 1e-9).all()
+        assert needed - 1e-9 <= x1 - x0 <= 1 + 1e-12
+        assert x1 - x0 == pytest.approx(y1 - y0)
+
+
+def test_a_crop_without_boxes_to_keep_is_the_one_drawn_without_them():
+    assert draw_augmentation(5, kept_boxes=np.zeros((0, 4))) == draw_augmentation(5)
+
+
 @pytest.mark.parametrize("crop", [(0, 0, 0, 1), (0.5, 0, 0.2, 1), (0, 0, float("nan"), 1), (0, 0, 1), "abcd"])
 def test_a_bad_crop_is_refused(crop):
     with pytest.raises(ValueError, match=r"crop is .*it must be finite \(x0, y0, x1, y1\).*Divide pixels"):

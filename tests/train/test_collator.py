@@ -7,9 +7,13 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
+from regionmed_clip.processing.corpus.captions import Statement
+from regionmed_clip.processing.corpus.image_texts import NegativeText
+from regionmed_clip.processing.corpus.text_facts import NO_FACTS, NUM_FACTS, statement_facts
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
-from regionmed_clip.train.collator import Collator, PositionedSamples
+from regionmed_clip.train.augmented_samples import PositionedSamples, SampleSettings
+from regionmed_clip.train.collator import Collator
 from regionmed_clip.train.frame_store import StoredSample
 from regionmed_clip.train.sample_order import SampleOrder
 from regionmed_clip.train.tokenizer import train_tokenizer
@@ -86,7 +90,9 @@ def test_placeholder_texts_do_not_change_the_loss(collator):
         batch[name] = batch[name] % 50  # the tiny vocabulary
     padded = model(**batch, return_loss=True)
     real = {
-        name: batch[name][:2] for name in batch if "input_ids" in name or "attention_mask" in name or "_keys" in name
+        name: batch[name][:2]
+        for name in batch
+        if "input_ids" in name or "attention_mask" in name or "_keys" in name or "_facts" in name
     }
     exact = model(**{**batch, **real}, return_loss=True)
     for name, loss in exact.loss_terms.items():
@@ -112,6 +118,81 @@ def test_positions_read_the_samples_of_the_order_with_at_most_so_many_regions():
             return [sample(str(index), TEXTS[2], (TEXTS[1],) * 5) for index in indices]
 
     order = SampleOrder(6, seed=2)
-    drawn = PositionedSamples(Store(), order, max_regions=3).__getitems__([4, 5, 6, 7])
+    drawn = PositionedSamples(Store(), order, SampleSettings(max_regions=3)).__getitems__([4, 5, 6, 7])
     assert [item.sample_id for item, _ in drawn] == [str(index) for index in order.indices(4, 8)]
     assert all(len(regions) == 3 for _, regions in drawn)
+
+
+NODULE, LEFT_NODULE = (statement_facts(Statement("nodule", laterality=side)) for side in (None, "left"))
+
+
+def known_sample(name: str, texts: dict[str, tuple[int, ...]], caption_facts=()) -> StoredSample:
+    """A sample whose regions' texts have these facts."""
+    facts = np.array(list(texts.values()), dtype=np.int64).reshape(-1, NUM_FACTS)
+    caption_facts = np.array(caption_facts, dtype=np.int64).reshape(-1, NUM_FACTS)
+    return replace(sample(name, TEXTS[2], tuple(texts)), region_facts=facts, caption_facts=caption_facts)
+
+
+def negative(text: str, key: int) -> NegativeText:
+    return NegativeText(text, key, "finding")
+
+
+def test_facts_of_captions_and_region_texts_stand_beside_their_keys(collator):
+    two = known_sample("a", {TEXTS[0]: LEFT_NODULE}, [NODULE, LEFT_NODULE])
+    one = replace(known_sample("b", {TEXTS[1]: NO_FACTS}, [NODULE]), caption=TEXTS[0], caption_key=10)
+    none = replace(sample("c", TEXTS[1], ()), caption_key=11)
+    batch = collator(chosen(two, one, none))
+    assert batch["text_facts"].dtype == batch["region_text_facts"].dtype == torch.int64
+    assert batch["text_facts"].shape == (16, 2, NUM_FACTS)
+    assert batch["text_facts"][:3].tolist() == [
+        [list(NODULE), list(LEFT_NODULE)], [list(NODULE), list(NO_FACTS)], [list(NO_FACTS)] * 2
+    ]  # fmt: skip
+    assert batch["region_text_facts"].tolist() == [list(LEFT_NODULE), *[list(NO_FACTS)] * 15]
+    assert not batch["text_facts"][3:].any()
+
+
+def test_all_regions_of_an_image_are_told_once_each_chosen_or_not(collator):
+    many = known_sample("a", {TEXTS[0]: LEFT_NODULE, TEXTS[1]: NODULE})
+    twice = replace(
+        many, region_texts=(TEXTS[0],) * 2, region_keys=(100,) * 2, region_facts=np.tile(LEFT_NODULE, (2, 1))
+    )
+    batch = collator([(many, np.array([1])), (twice, np.array([0])), (sample("c", TEXTS[2], ()), np.arange(0))])
+    assert batch["image_region_keys"].tolist() == [[100, 101], [100, -1], [-1, -1]]
+    assert batch["image_region_facts"].tolist() == [
+        [list(LEFT_NODULE), list(NODULE)], [list(LEFT_NODULE), list(NO_FACTS)], [list(NO_FACTS)] * 2
+    ]  # fmt: skip
+    assert batch["region_text_keys"].tolist() == [101, 100, *[-1] * 14]
+
+
+def test_without_negatives_there_is_no_tensor_for_them(collator):
+    items = chosen(replace(sample("a", TEXTS[2], (TEXTS[0],)), drawn_negatives=((negative(TEXTS[1], 101),),)))
+    assert "negative_text_index" not in collator(items)
+    assert collator(items)["region_text_keys"].tolist() == [100, *[-1] * 15]
+
+
+def test_negatives_follow_the_regions_own_texts_and_share_rows_and_facts_with_them(collator):
+    first = replace(
+        known_sample("a", {TEXTS[0]: LEFT_NODULE}),
+        drawn_negatives=((negative("no nodule", 7), negative(TEXTS[1], 101)),),
+    )
+    other_words = negative("a nodule on the left", 100)  # means what the first region's text means
+    second = replace(known_sample("b", {TEXTS[1]: NODULE, TEXTS[2]: NO_FACTS}), drawn_negatives=((), (other_words,)))
+    batch = Collator(collator.processor, num_negatives=3)(chosen(first, second))
+    assert batch["region_text_index"].tolist() == [[0, -1], [1, 2]]
+    assert batch["region_text_keys"].tolist() == [100, 101, 102, 7, 100, *[-1] * 11]
+    assert batch["negative_text_index"].tolist() == [[[3, 1, -1], [-1] * 3], [[-1] * 3, [4, -1, -1]]]
+    assert batch["region_text_facts"][:5].tolist() == [
+        list(LEFT_NODULE), list(NODULE), list(NO_FACTS), list(NO_FACTS), list(LEFT_NODULE)
+    ]  # fmt: skip
+    without = collator(chosen(first, second))
+    for name in set(without) - {"sample_id", "region_input_ids", "region_attention_mask"}:
+        if not name.startswith("region_text_"):
+            assert torch.equal(batch[name], without[name]), name
+
+
+def test_negatives_belong_to_the_chosen_regions(collator):
+    drawn = ((negative("first", 1),), (negative("second", 2),))
+    both = replace(sample("a", TEXTS[2], (TEXTS[0], TEXTS[1])), drawn_negatives=drawn)
+    batch = Collator(collator.processor, num_negatives=1)([(both, np.array([1]))])
+    assert batch["region_text_keys"][:2].tolist() == [101, 2]
+    assert batch["negative_text_index"].tolist() == [[[1]]]

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from datasets import Features, Value
 
-from regionmed_clip.processing.corpus.data_spec import stream_examples
+from regionmed_clip.processing.corpus.data_spec import parse_data_spec, stream_examples
+from regionmed_clip.processing.corpus.image_texts import texts_of_example
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
-from regionmed_clip.train.frame_store import FrameStore, prepare_split, write_part
+from regionmed_clip.train import data_stores
+from regionmed_clip.train.data_stores import open_data, prepare_data
+from regionmed_clip.train.frame_store import STORE_FEATURES, FrameStore, prepare_split, write_part
 
 DATA = "phantom:num_train=10,num_test=2"
 IMAGES = RegionMedClipImageProcessor(size={"height": 48, "width": 48}, patch_size=8)
@@ -30,6 +34,28 @@ def test_frames_boxes_and_texts_are_those_of_the_examples_in_order(folder):
         assert stored.region_texts == tuple(region["description"] for region in example["regions"])
         boxes = np.array([region["box"] for region in example["regions"]]).reshape(-1, 4)
         np.testing.assert_allclose(stored.boxes, geometry.boxes_to_frame_fractions(boxes), atol=1e-6)
+
+
+def test_facts_and_negatives_are_those_of_the_examples(folder):
+    for stored, example in zip(FrameStore(folder, 48).samples(range(10)), stream_examples(DATA, "train")):
+        texts = texts_of_example(example)
+        assert stored.texts == texts
+        assert stored.caption_facts.dtype == stored.region_facts.dtype == np.int64
+        assert stored.caption_facts.tolist() == [list(facts) for facts in texts.caption_facts]
+        assert stored.region_facts.tolist() == [list(region.facts) for region in texts.regions]
+        for index, negatives in enumerate(stored.region_negatives):
+            expected = [negative for negative in example["negatives"] if negative["region"] == index]
+            assert [negative.text for negative in negatives] == [negative["text"] for negative in expected]
+            assert [negative.key for negative in negatives] == [negative["key"] for negative in expected]
+
+
+def test_frames_of_other_columns_are_prepared_anew(tmp_path, monkeypatch):
+    spec = parse_data_spec(DATA)
+    prepare_data(spec, "train", tmp_path, IMAGES, num_workers=1)
+    assert len(open_data(spec, "train", tmp_path, IMAGES)) == 10
+    monkeypatch.setattr(data_stores, "STORE_FEATURES", Features({**STORE_FEATURES, "more": Value("string")}))
+    with pytest.raises(ValueError, match="holds no prepared images"):
+        open_data(spec, "train", tmp_path, IMAGES)
 
 
 def test_samples_come_in_the_order_asked_for(folder):

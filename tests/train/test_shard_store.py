@@ -16,7 +16,8 @@ from regionmed_clip.processing.corpus.sources.phantom import PhantomSource
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 from regionmed_clip.train import shard_store
-from regionmed_clip.train.collator import Collator, PositionedSamples, load_batches
+from regionmed_clip.train.augmented_samples import PositionedSamples, SampleSettings
+from regionmed_clip.train.collator import Collator, load_batches
 from regionmed_clip.train.data_stores import MixtureStore, open_data, prepare_data
 from regionmed_clip.train.frame_store import FrameStore, prepare_split, write_part
 from regionmed_clip.train.sample_order import rank_positions
@@ -46,7 +47,7 @@ def collator(store):
 
 def batches(store, collator, steps, *, rank=0, num_processes=1, num_workers=0):
     """The batches that a rank of the trainer makes in the given steps."""
-    samples = PositionedSamples(store, store.order(SEED), max_regions=3)
+    samples = PositionedSamples(store, store.order(SEED), SampleSettings(max_regions=3))
     positions = [rank_positions(step * BATCH, BATCH, rank, num_processes) for step in steps]
     return list(load_batches(samples, positions, collator, num_workers))
 
@@ -59,12 +60,15 @@ def assert_same(one, other):
     assert one.sample_id == other.sample_id
     np.testing.assert_array_equal(one.frame, other.frame)
     np.testing.assert_array_equal(one.boxes, other.boxes)
-    for name in ("caption", "caption_key", "region_texts", "region_keys", "region_findings", "source"):
+    for name in ("caption", "caption_key", "region_texts", "region_keys", "region_findings", "source", "details"):
         assert getattr(one, name) == getattr(other, name)
+    for name in ("caption_facts", "region_facts"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 def test_samples_and_texts_are_those_of_the_prepared_frames(tmp_path):
-    rows = rows_of(PhantomSource(num_train=10, num_test=0).records("train"))
+    source = PhantomSource(num_train=10, num_test=0)
+    rows = rows_of(source.records("train"), source.looked_for)
     corpus = write_corpus(tmp_path / "phantoms", {"train": rows}, rows_of_shard=7)
     prepare_split(tmp_path / "frames", "phantom:num_train=10,num_test=0", "train", IMAGES, num_workers=1)
     frames, shards = FrameStore(tmp_path / "frames", 24), ShardStore(corpus.folder, "train", IMAGES)
@@ -109,7 +113,13 @@ def test_the_window_of_a_16_bit_image_is_applied(tmp_path):
     content = io.BytesIO()
     Image.fromarray(values).save(content, "PNG")
     (row,) = rows_of(PhantomSource(num_train=1, num_test=0).records("train"))
-    row |= {"image": {"bytes": content.getvalue(), "path": "a.png"}, "width": 24, "height": 24, "regions": []}
+    row |= {
+        "image": {"bytes": content.getvalue(), "path": "a.png"},
+        "width": 24,
+        "height": 24,
+        "regions": [],
+        "negatives": [],
+    }
     corpus = write_corpus(tmp_path / "ct", {"train": [row | {"window": [1000.0, 2000.0]}]})
     (sample,) = ShardStore(corpus.folder, "train", IMAGES).samples([0])
     assert sample.frame[:, :12].min() == 255

@@ -21,6 +21,7 @@ __all__ = ["OPTION_TYPES", "PhantomSource", "draw_phantom", "open_sources", "par
 OPTION_TYPES: dict[str, type[int] | type[float]] = {
     "num_train": int,
     "num_test": int,
+    "num_validation": int,
     "seed": int,
     "difficulty": float,
 }
@@ -34,6 +35,7 @@ ABOUT = SourceAbout(
     options={
         "num_train": "number of training images (default: 6000)",
         "num_test": "number of test images (default: 1000)",
+        "num_validation": "number of validation images (default: 0)",
         "seed": "of all drawings (default: 0)",
         "difficulty": "from 0, clear, to 1, hard to see (default: 0.4)",
     },
@@ -51,12 +53,13 @@ class PhantomSource:
     num_test: int = 1000
     seed: int = 0
     difficulty: float = 0.4
+    num_validation: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_train < 0 or self.num_test < 0:
+        if min(self.num_train, self.num_test, self.num_validation) < 0:
             raise ValueError(
-                f"Phantom source has num_train={self.num_train} and num_test={self.num_test}; both must be at least 0. "
-                "Use 0 to leave a split out."
+                f"Phantom source has num_train={self.num_train}, num_test={self.num_test} and "
+                f"num_validation={self.num_validation}; each must be at least 0. Use 0 to leave a split out."
             )
         if self.seed < 0 or not 0.0 <= self.difficulty <= 1.0:
             raise ValueError(
@@ -90,16 +93,19 @@ class PhantomSource:
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that hold at least one record."""
-        return tuple(split for split in ("train", "test") if self.num_records(split) > 0)
+        return tuple(split for split, number in self._numbers().items() if number > 0)
 
     def num_records(self, split: str) -> int:
         """Number of records of `split`; ValueError for a split that this source lacks."""
-        numbers = {"train": self.num_train, "test": self.num_test}
+        numbers = self._numbers()
         if split not in numbers:
             raise ValueError(
-                f"Source {SOURCE_NAME!r} has no split {split!r}; it has train and test. Name one of these."
+                f"Source {SOURCE_NAME!r} has no split {split!r}; it has {', '.join(numbers)}. Name one of these."
             )
         return numbers[split]
+
+    def _numbers(self) -> dict[str, int]:
+        return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}
 
     def records(self, split: str, start: int = 0, stop: int | None = None) -> Iterator[StudyRecord]:
         """Records [start, stop) of `split`, drawn one by one; `stop` beyond the end means the end."""

@@ -61,6 +61,7 @@ options = st.fixed_dictionaries(
     optional={
         "num_train": st.integers(0, 10**9),
         "num_test": st.integers(0, 10**9),
+        "num_validation": st.integers(0, 10**9),
         "seed": st.integers(0, 2**63),
         "difficulty": st.floats(0, 1),
     },
@@ -107,7 +108,7 @@ def test_any_other_text_is_refused_with_a_message_that_quotes_it(text):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("phantom:num_trian=3", ("'num_trian=3'", "num_train, num_test, seed, difficulty")),
+        ("phantom:num_trian=3", ("'num_trian=3'", "num_train, num_test, num_validation, seed, difficulty")),
         ("phantom:seed", ("'seed'", "as key=value")),
         ("phantom:seed=1,seed=2", ("seed is given twice",)),
         ("phantom:seed=one", ("seed is 'one'", "a whole number from 0")),

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from record_strategies import BOX, make_study, regions_of_any_kind, studies_of_any_kind
 
-from regionmed_clip.processing.corpus.captions import count_statements, state_region, study_phrase
+from regionmed_clip.processing.corpus.captions import count_statements, describe_region, state_region, study_phrase
 from regionmed_clip.processing.corpus.entailment import entails, is_false, know
 from regionmed_clip.processing.corpus.finding_table import SITES, findings_instead, findings_named, may_be_one
 from regionmed_clip.processing.corpus.multi_level_text import write_texts
-from regionmed_clip.processing.corpus.negatives import MAX_IMAGE_NEGATIVES, write_negatives
+from regionmed_clip.processing.corpus.negatives import MAX_IMAGE_NEGATIVES, carry, read_negative, write_negatives
 from regionmed_clip.processing.corpus.phantoms.study import draw_phantom
 from regionmed_clip.processing.corpus.places import exclude_each_other, other_places
 from regionmed_clip.processing.corpus.records import NEGATIVE_CHANGES, QARecord, RegionRecord
 from regionmed_clip.processing.corpus.sources.nih_bbox import FINDING_OF_LABEL
 from regionmed_clip.processing.corpus.sources.phantom import FINDINGS
 from regionmed_clip.processing.corpus.sources.vindr_cxr import DIAGNOSIS_OF_LABEL, FINDING_OF_CLASS
-from regionmed_clip.processing.corpus.text_keys import region_text_key, stated_caption_key
+from regionmed_clip.processing.corpus.text_keys import region_text_key, stated_caption_key, statement_key
 
 NODULE = RegionRecord(BOX, "pulmonary nodule", "lung", laterality="right", place="upper zone", size="large")
 EVERYTHING = frozenset(name for sites in SITES.values() for site in sites for group in site for name in group)
@@ -382,3 +382,17 @@ def test_the_table_knows_the_findings_of_vindr_cxr_and_nih_and_puts_no_rare_one_
         assert findings_named(f"There is {finding}.") == {finding}
     instead = {name for finding in named for name in findings_instead(finding, "chest", EVERYTHING)}
     assert instead <= {"pulmonary nodule", "consolidation", "cavity", "pleural effusion", "pneumothorax"}
+
+
+@settings(max_examples=40)
+@given(studies_of_any_kind)
+def test_what_a_negative_states_is_read_again_from_its_text_and_key(record):
+    for negative in write_all(record):
+        if negative.region is not None:
+            stated = read_negative(state_region(record.regions[negative.region]), negative.text, negative.key)
+            assert statement_key(stated) == negative.key
+            assert describe_region(carry(stated)) == negative.text
+
+
+def test_a_text_that_no_rule_gives_is_not_read():
+    assert read_negative(state_region(NODULE), "a strange thing", 5) is None

@@ -186,9 +186,21 @@ def test_the_test_split_depends_neither_on_the_training_split_nor_on_where_readi
 
 def test_splits_name_only_those_with_records():
     assert PhantomSource(num_train=3, num_test=0).splits() == ("train",)
+    assert PhantomSource(num_train=3, num_test=2, num_validation=1).splits() == ("train", "validation", "test")
     assert PhantomSource().num_records("train") == 6000
-    with pytest.raises(ValueError, match="no split 'validation'"):
-        PhantomSource().num_records("validation")
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, validation, test"):
+        PhantomSource().num_records("dev")
+
+
+def test_validation_images_are_drawn_only_where_asked_for_and_are_none_of_the_other_splits():
+    assert PhantomSource() == PhantomSource(num_validation=0)
+    source = PhantomSource(num_train=8, num_test=8, num_validation=8)
+    images = {split: {record.sha256 for record in source.records(split)} for split in source.splits()}
+    patients = {split: {record.patient_id for record in source.records(split)} for split in source.splits()}
+    for kind in (images, patients):
+        assert len(set.union(*kind.values())) == 24
+    assert {record.split for record in source.records("validation")} == {"validation"}
+    assert source.revision == PhantomSource().revision
 
 
 def test_the_source_is_opened_with_options_as_texts():
@@ -196,7 +208,7 @@ def test_the_source_is_opened_with_options_as_texts():
     assert source == PhantomSource(5, 0, 3, 0.25)
     assert list(source.read("train", 1, 3)) == list(source.records("train", 1, 3))
     assert list(source.bad_items()) == []
-    assert set(ABOUT.options) == {"num_train", "num_test", "seed", "difficulty"}
+    assert set(ABOUT.options) == {"num_train", "num_test", "num_validation", "seed", "difficulty"}
 
 
 @pytest.mark.parametrize(
@@ -204,7 +216,7 @@ def test_the_source_is_opened_with_options_as_texts():
     [
         ({"num_train": "many"}, "num_train is 'many'; it must be a whole number from 0"),
         ({"difficulty": "2"}, "difficulty is '2'; it must be a number from 0 to 1"),
-        ({"size": "2"}, "size is no option of phantom; the options are num_train, num_test, seed, difficulty"),
+        ({"size": "2"}, "size is no option of phantom; the options are num_train, num_test, num_validation, seed"),
         ({"root": "/data"}, "is drawn and takes no root"),
     ],
 )
