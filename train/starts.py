@@ -1,11 +1,13 @@
 """Starting a run from a checkpoint: the recipe's `model.start` names its folder, whose tokenizer and frames it keeps.
 
     model: {start: FOLDER}        # a CLIP, SigLIP, dual-encoder or open_clip folder, or one this model was saved in
+                                  # (OUTPUT_DIR/final), or OUTPUT_DIR/adapter, merged into its base
     tokenizer: {source: start}
     image_size: 224               # the checkpoint's
 
 Other keys of `model` are fields of RegionMedClipConfig that the checkpoint does not decide, as `from_clip_pretrained`
-takes them. Images are always shown whole (geometry "pad").
+takes them. Images are always shown whole (geometry "pad"). A recipe need not name the folder: the command line does it
+by model.start=FOLDER tokenizer.source=start.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.utils import set_seed
 
 from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
+from .adapter_files import TOWER_PARTS, base_of_adapter, is_adapter, load_with_adapter
 from .arguments import Recipe
 
 START = "start"
@@ -27,20 +31,36 @@ DIGESTED_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 DIGEST_CHUNK_BYTES = 1 << 24
 
 
-@dataclass(frozen=True)
+@dataclass
 class Start:
-    """What a run takes from the checkpoint before its model is built; `revision` hashes the checkpoint's files."""
+    """What a run takes from a checkpoint; `revision` hashes the checkpoint's files."""
 
-    config: RegionMedClipConfig
+    recipe: Recipe
     processor: RegionMedClipProcessor
     revision: str
+    config: RegionMedClipConfig
+    _read: RegionMedClipModel | None  # the first run's, read by `open_start`: the weights decide a part of the config
+
+    def build_model(self) -> RegionMedClipModel:
+        """A model of the checkpoint's weights, each time a fresh one; new parts by the recipe's seed."""
+        model, self._read = self._read, None
+        return load_start(self.recipe) if model is None else model
+
+    def find_base(self, model: RegionMedClipModel) -> Path | None:
+        """The start's folder if this model was saved there with the very tower weights that `model` has, else None."""
+        folder = _folder(self.recipe)
+        if not _is_own(folder):
+            return None
+        towers = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(TOWER_PARTS)}
+        started = load_start(self.recipe).state_dict()
+        return folder if all(torch.equal(started[name], tensor.cpu()) for name, tensor in towers.items()) else None
 
 
 def open_start(recipe: Recipe) -> Start | None:
     """The checkpoint that the recipe starts from; None if it names none.
 
     Raises:
-        ValueError: if it cannot be read, or if the recipe's tokenizer or image size is not the checkpoint's.
+        ValueError: if it cannot be read, or if the recipe's tokenizer, image size or loss is not the checkpoint's.
     """
     has_start, takes_tokenizer = START in recipe.model, recipe.tokenizer.source == START
     if has_start != takes_tokenizer:
@@ -53,12 +73,8 @@ def open_start(recipe: Recipe) -> Start | None:
         return None
     folder = _folder(recipe)
     try:
-        processor = (
-            RegionMedClipProcessor.from_pretrained(folder)
-            if _is_own(folder)
-            else RegionMedClipProcessor.from_clip_pretrained(folder)
-        )
-        config = load_start(recipe).config
+        processor = _load_processor(folder)
+        model = load_start(recipe)
     except (ValueError, OSError) as error:
         raise ValueError(f"recipe {recipe.name!r}: model.start cannot be used: {error}") from error
     images = processor.image_processor
@@ -68,22 +84,39 @@ def open_start(recipe: Recipe) -> Start | None:
             f"{images.frame_size} pixels with geometry {images.geometry!r}; training needs the checkpoint's size and "
             f"'pad', so set image_size={images.frame_size[0]}, or save its processor anew with geometry='pad'."
         )
+    for stage in recipe.stages:
+        if "sigmoid" in stage.loss_kinds.values() and model.config.logit_bias_init_value is None:
+            raise ValueError(
+                f"recipe {recipe.name!r}: stage {stage.name!r} has a sigmoid loss, and {folder} no bias to it, as "
+                f"checkpoints like CLIP's; train with InfoNCE by stages.{stage.name}.loss_kinds={{}}."
+            )
     tokenizer = processor.tokenizer
     tokenizer.model_max_length = min(tokenizer.model_max_length, recipe.tokenizer.max_length)
-    return Start(config, processor, digest(folder))
+    parts = [folder, base_of_adapter(folder)] if is_adapter(folder) else [folder]
+    return Start(recipe, processor, "-".join(digest(part) for part in parts), model.config, model)
+
+
+def _load_processor(folder: Path) -> RegionMedClipProcessor:
+    if is_adapter(folder):
+        folder = base_of_adapter(folder)
+    own = _is_own(folder)
+    return (RegionMedClipProcessor.from_pretrained if own else RegionMedClipProcessor.from_clip_pretrained)(folder)
 
 
 def load_start(recipe: Recipe) -> RegionMedClipModel:
-    """The model that the recipe starts from; new parts by torch's random state."""
+    """The model that the recipe starts from, new parts by its seed."""
+    set_seed(recipe.seed)
     folder = _folder(recipe)
     overrides = {key: value for key, value in recipe.model.items() if key != START}
-    if not _is_own(folder):
+    if not _is_own(folder) and not is_adapter(folder):
         return RegionMedClipModel.from_clip_pretrained(folder, **overrides)
     if overrides:
         raise ValueError(
             f"recipe {recipe.name!r}: {folder} was saved by this model and is taken as it is; leave "
             f"{sorted(overrides)} out of `model`."
         )
+    if is_adapter(folder):
+        return load_with_adapter(folder)
     return RegionMedClipModel.from_pretrained(folder, dtype=torch.float32)
 
 

@@ -44,7 +44,7 @@ def test_a_start_gives_the_checkpoints_model_tokenizer_and_frames(tmp_path):
     assert start.processor.image_processor.frame_size == (32, 32)
     assert start.processor.tokenizer.model_max_length == 9
     assert start.config.roi_num_layers == 2
-    model = build_model(recipe, start.processor)
+    model = build_model(recipe, start.processor, start)
     torch.manual_seed(4)
     expected = RegionMedClipModel.from_clip_pretrained(tmp_path, roi_num_layers=2)
     assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
@@ -54,14 +54,44 @@ def test_a_start_may_be_in_open_clips_format_or_this_models_own(tmp_path):
     foreign = save_open_clip(tmp_path / "foreign", BIOMEDCLIP_CONFIG, biomedclip_tensors())
     tiny_tokenizer(pad_token="<pad>").save_pretrained(foreign)
     start = open_start(recipe_from(foreign))
-    model = build_model(recipe_from(foreign), start.processor)
+    model = build_model(recipe_from(foreign), start.processor, start)
     for part in (model, start.processor):
         part.save_pretrained(tmp_path / "own")
     own = recipe_from(tmp_path / "own")
-    again = build_model(own, open_start(own).processor)
+    start = open_start(own)
+    again = build_model(own, start.processor, start)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
     with pytest.raises(ValueError, match=r"is taken as it is; leave \['roi_num_layers'\]"):
         open_start(recipe_from(tmp_path / "own", "model.roi_num_layers=2"))
+
+
+def test_a_start_is_read_from_disk_once_for_the_first_model_and_anew_for_the_next(tmp_path, monkeypatch):
+    recipe = recipe_from(clip_folder(tmp_path))
+    reads, read = [], RegionMedClipModel.from_clip_pretrained
+    counted = lambda path, **fields: reads.append(path) or read(path, **fields)  # noqa: E731
+    monkeypatch.setattr(RegionMedClipModel, "from_clip_pretrained", counted)
+    start = open_start(recipe)
+    first = build_model(recipe, start.processor, start)
+    assert len(reads) == 1
+    expected = {name: tensor.clone() for name, tensor in first.state_dict().items()}
+    with torch.no_grad():
+        first.text_projection.weight.zero_()  # it trains in place
+    second = build_model(recipe, start.processor, start)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in second.state_dict().items())
+
+
+def test_the_command_line_names_the_start_of_a_recipe_that_has_none(tmp_path):
+    folder = clip_folder(tmp_path)
+    command = [f"model.start={folder}", "tokenizer.source=start", "image_size=32", "data=phantom"]
+    start = open_start(load_recipe(RECIPES_FOLDER / "real_small.yaml", ["model={}", *command]))
+    assert start.config.vision_config.hidden_size == 32
+
+
+def test_a_sigmoid_loss_is_refused_on_a_start_without_a_bias(tmp_path):
+    folder = clip_folder(tmp_path)
+    recipe = recipe_from(folder, "stages.joint.loss_kinds={image_text: sigmoid}")
+    with pytest.raises(ValueError, match=r"stage 'joint' has a sigmoid loss, .* by stages.joint.loss_kinds=\{\}"):
+        open_start(recipe)
 
 
 def test_a_recipe_without_a_start_has_none():
@@ -103,6 +133,7 @@ def test_the_revision_follows_the_files_and_not_their_place(tmp_path):
 def test_a_whole_run_starts_from_a_checkpoint_and_refuses_to_resume_with_another(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(pretraining, "use_all_cores", lambda accelerator: None)
+    monkeypatch.setattr(pretraining, "RunLock", lambda folder: None)  # only a process that ends gives it back
     folder = clip_folder(tmp_path / "clip")
     stages = [{"name": "joint", "steps": 2, "loss_weights": {"image_text": 1.0, "region_text": 1.0}}]
     command = ["--recipe", str(SMOKE), "--output_dir", str(tmp_path / "run"), f"stages={json.dumps(stages)}"]
@@ -114,5 +145,5 @@ def test_a_whole_run_starts_from_a_checkpoint_and_refuses_to_resume_with_another
     assert 0 < moved.max() < 0.01  # two steps of AdamW from the checkpoint's weights
     assert trained.facts()["training"][0] == "started from the checkpoint clip"
     tiny_clip(eos_token_id=1, pad_token_id=1, hidden_act="gelu").save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"resume with the recipe.yaml and data of that run"):
+    with pytest.raises(ValueError, match=r"start_revision: .* in the checkpoint, .* now"):
         pretraining.pretrain(parse_command_line([*command, "--resume"]))
