@@ -1,0 +1,171 @@
+"""A run asked to end in any step and resumed ends with the bits of an undisturbed one, dropout and average included."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tiny_corpora import rows_of, write_corpus
+
+from regionmed_clip.processing.corpus.sources.phantom import PhantomSource
+from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
+from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
+from regionmed_clip.train import trainer as trainer_module
+from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
+from regionmed_clip.train.checkpoint import best_state, list_checkpoints, load_average, read_state
+from regionmed_clip.train.interruption import SIGNALS, Interrupted, Interruption
+from regionmed_clip.train.metrics_log import read_metrics, timeless
+from regionmed_clip.train.pretraining import build_model
+from regionmed_clip.train.run_identity import run_identity
+from regionmed_clip.train.shard_store import ShardStore
+from regionmed_clip.train.tokenizer import train_tokenizer
+from regionmed_clip.train.trainer import Trainer
+from regionmed_clip.train.training_step import TrainingStep
+
+STAGES = [
+    {"name": "global", "steps": 2, "loss_weights": {"image_text": 1.0}, "modes": {"roi": "frozen"}},
+    {"name": "lora", "steps": 3, "loss_weights": {"region_text": 1.0}, "modes": {"vision": "lora", "text": "lora"}},
+    {"name": "joint", "steps": 3, "loss_weights": {"image_text": 1.0, "region_text": 1.0}, "adapters": "merge"},
+]
+BATCH = 6
+IMAGES = RegionMedClipImageProcessor(size={"height": 24, "width": 24}, patch_size=8)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> ShardStore:
+    """20 phantoms in shards of 7 and row groups of 3: the eight batches of 6 go through them more than twice."""
+    rows = rows_of(PhantomSource(num_train=20, num_test=0).records("train"))
+    corpus = write_corpus(tmp_path_factory.mktemp("resume") / "corpus", {"train": rows}, rows_of_shard=7)
+    return ShardStore(corpus.folder, "train", IMAGES)
+
+
+@pytest.fixture
+def make_trainer(store, monkeypatch):
+    """A function that builds a trainer anew, as a fresh process would, and heeds signals; it has dropout everywhere."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    overrides = [f"stages={json.dumps(STAGES)}", "image_size=24", f"global_batch_size={BATCH}", "ema_decay=0.5"]
+    overrides += ["trackers=[]", "box_noise=0.05", "augmentation={min_side: 0.7, flip_x: 0.5}", "max_regions=2"]
+    overrides += ["model.text_config.hidden_dropout_prob=0.2", "model.vision_config.attention_dropout=0.2"]
+    recipe = load_recipe(RECIPES_FOLDER / "smoke.yaml", [*overrides, "checkpoint_every_steps=100"]).settled()
+
+    def make(output_dir: Path, **changes) -> Trainer:
+        changed = dataclasses.replace(recipe, **changes)
+        processor = RegionMedClipProcessor(IMAGES, train_tokenizer(store.texts(), 300, 16))
+        stores = {stage.name: store for stage in changed.stages}
+        model, identity = build_model(changed, processor), run_identity(changed)
+        accelerator, interruption = Accelerator(cpu=True), Interruption().install()
+        return Trainer(changed, model, processor, stores, output_dir, accelerator, identity, interruption)
+
+    yield make
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def send_in_step(monkeypatch, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+    """Lets this process get the signal in the middle of the given step (0, 1, ...)."""
+    run_step = TrainingStep.run
+
+    def run(self, batches, current):
+        if current == step:
+            os.kill(os.getpid(), number)
+        return run_step(self, batches, current)
+
+    monkeypatch.setattr(TrainingStep, "run", run)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+@pytest.fixture
+def undisturbed(make_trainer, undisturbed_folder) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """Final weights and log of a run that nobody disturbs; trained once, read from its last checkpoint after that."""
+    trained = make_trainer(undisturbed_folder)
+    trained.train(resume=True)
+    return trained.model.state_dict(), timeless(read_metrics(undisturbed_folder / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("step", [1, 3, 6, 7])  # the last of a stage, amid LoRA, amid the joint stage, the very last
+def test_a_run_that_ends_in_a_step_and_goes_on_ends_with_the_same_bits(
+    make_trainer, undisturbed, tmp_path, monkeypatch, step
+):
+    with monkeypatch.context() as patch:
+        send_in_step(patch, step)
+        with pytest.raises(Interrupted) as interrupted:
+            make_trainer(tmp_path).train(resume=False)
+    assert interrupted.value.code == 75
+    assert (interrupted.value.signal_name, interrupted.value.step) == ("SIGTERM", step + 1)
+    state = read_state(list_checkpoints(tmp_path / "checkpoints")[-1])
+    assert (state.step, state.position, state.epoch) == (step + 1, BATCH * (step + 1), BATCH * (step + 1) // 20)
+    resumed = make_trainer(tmp_path)
+    resumed.train(resume=True)
+    weights, rows = undisturbed
+    assert resumed.model.state_dict().keys() == weights.keys()
+    for name, tensor in resumed.model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    assert timeless(read_metrics(tmp_path / "metrics.jsonl")) == rows
+
+
+def test_the_model_that_is_left_is_the_average_of_the_last_stage(make_trainer, undisturbed, undisturbed_folder):
+    (newest,) = list_checkpoints(undisturbed_folder / "checkpoints")[-1:]
+    average = load_average(newest)
+    weights, _ = undisturbed
+    assert average.keys() <= weights.keys()
+    for name, tensor in average.items():
+        assert torch.equal(weights[name], tensor), name
+
+
+def test_a_second_signal_does_not_disturb_the_writing_of_the_checkpoint(make_trainer, tmp_path, monkeypatch):
+    save_checkpoint = trainer_module.save_checkpoint
+
+    def save(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save_checkpoint(*arguments)
+
+    send_in_step(monkeypatch, 0, signal.SIGUSR1)
+    monkeypatch.setattr(trainer_module, "save_checkpoint", save)
+    with pytest.raises(Interrupted) as interrupted:
+        make_trainer(tmp_path).train(resume=False)
+    assert interrupted.value.signal_name == "SIGUSR1"
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_another_recipe_is_refused_and_another_number_of_kept_checkpoints_is_not(make_trainer, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        send_in_step(patch, 1)
+        with pytest.raises(Interrupted):
+            make_trainer(tmp_path).train(resume=False)
+    with pytest.raises(ValueError, match="\n  seed: 0 in the checkpoint, 1 now\n"):
+        make_trainer(tmp_path, seed=1).train(resume=True)
+    send_in_step(monkeypatch, 2)
+    with pytest.raises(Interrupted) as interrupted:
+        make_trainer(tmp_path, keep_checkpoints=5).train(resume=True)
+    assert interrupted.value.step == 3
+
+
+def test_a_resume_without_a_checkpoint_starts_anew(make_trainer, tmp_path, monkeypatch):
+    (tmp_path / "checkpoints" / "step_00000001.partial").mkdir(parents=True)
+    send_in_step(monkeypatch, 0)
+    with pytest.raises(Interrupted) as interrupted:
+        make_trainer(tmp_path).train(resume=True)
+    assert interrupted.value.step == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_the_best_checkpoint_is_kept_by_the_figure_whatever_comes_after_it(make_trainer, tmp_path, monkeypatch):
+    figures = iter([0.3, 0.8, 0.5, None, 0.8, 0.7, 0.1, 0.2])
+    trainer = make_trainer(tmp_path, checkpoint_every_steps=1, keep_checkpoints=1)
+    kept = dataclasses.replace(trainer.recipe.validation, every_steps=1, keep_best="macro_auroc")
+    trainer.recipe = dataclasses.replace(trainer.recipe, validation=kept)
+    monkeypatch.setattr(trainer_module, "figure_to_keep_by", lambda recipe, rows: next(figures))
+    trainer.train(resume=False)
+    state = best_state(tmp_path / "checkpoints")
+    assert (state.step, state.best.metric, state.best.value) == (2, "macro_auroc", 0.8)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best", "step_00000008"}
