@@ -63,6 +63,8 @@ setup(
         "psutil>=5.9",
         "pillow>=11",
         "pyyaml>=6",
+        "rich>=13.7",
+        "tensorboard>=2.16",
         "tqdm>=4.66",
         "matplotlib>=3.8",
         "jinja2>=3.1",

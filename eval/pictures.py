@@ -1,118 +1,18 @@
-"""Charts of a run: loss curves by term and stage, and results with their intervals."""
+"""Charts of results with their intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from regionmed_clip.eval.results import Result
-from regionmed_clip.eval.style import MODEL_COLOURS, SERIES, STAGE_SHADES, drawing, head
+from regionmed_clip.eval.style import MODEL_COLOURS, SERIES, drawing, head
 from regionmed_clip.eval.tables import METRIC_ORDER, is_difference, metric_title, model_names, stratum_title
 from regionmed_clip.processing.corpus.plot_style import GRID, MUTED, TEXT
-
-TERM_TITLES = {"loss": "total loss", "lr": "learning rate", "samples_per_s": "samples per second"}
-SMOOTHING_SHARE = 0.05  # the thick line averages over this share of all steps, within a stage
-
-
-def draw_loss_curves(path: Path, rows: Sequence[Mapping[str, Any]], note: str = "") -> bool:
-    """Whether there was anything to draw; a panel for the total loss, each term, learning rate and speed, by step.
-
-    Args:
-        rows: of metrics.jsonl; a column that a stage does not have is a gap in its curve.
-    """
-    columns = _curve_columns(rows)
-    if not columns:
-        return False
-    num_rows = -(-len(columns) // 2)
-    with drawing(path, (12, 0.9 + 2.7 * num_rows)) as figure:
-        grid = figure.subplots(num_rows, 2, squeeze=False, sharex=True)
-        spans = _stage_spans(rows)
-        for place, column in enumerate(columns):
-            _draw_curve(grid.flat[place], rows, column, SERIES[place % len(SERIES)], spans, has_names=place < 2)
-        for axes in grid.flat[len(columns) :]:
-            axes.set_visible(False)
-        for axes in grid[-1]:
-            axes.set_xlabel("step")
-        head(figure, "Training, by term and stage", note)
-    return True
-
-
-def _curve_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that have numbers: total loss, its terms by name, learning rate, speed."""
-    numeric = {
-        key
-        for row in rows
-        for key, value in row.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
-    terms = sorted(key for key in numeric if key.startswith("loss_"))
-    return [key for key in ("loss", *terms, "lr", "samples_per_s") if key in numeric]
-
-
-def _stage_spans(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
-    """(stage, first step, last step) of every run of rows of one stage."""
-    spans: list[tuple[str, float, float]] = []
-    for row in rows:
-        stage, step = str(row.get("stage", "")), float(row["step"])
-        if spans and spans[-1][0] == stage:
-            spans[-1] = (stage, spans[-1][1], step)
-        else:
-            spans.append((stage, step, step))
-    return spans
-
-
-def _draw_curve(
-    axes: Axes,
-    rows: Sequence[Mapping[str, Any]],
-    column: str,
-    colour: str,
-    spans: Sequence[tuple[str, float, float]],
-    *,
-    has_names: bool,
-) -> None:
-    """None; one panel: raw values thin, smoothed thick, stages shaded and, on the top row, named."""
-    steps = np.array([float(row["step"]) for row in rows])
-    values = np.array([float(row[column]) if row.get(column) is not None else np.nan for row in rows])
-    for number, (stage, first, last) in enumerate(spans):
-        axes.axvspan(first - 0.5, last + 0.5, color=STAGE_SHADES[number % len(STAGE_SHADES)], linewidth=0, zorder=0)
-        if has_names and stage:
-            axes.text(
-                (first + last) / 2,
-                0.97,
-                stage,
-                transform=axes.get_xaxis_transform(),
-                ha="center",
-                va="top",
-                fontsize=8.5,
-                color=MUTED,
-                fontweight="bold",
-            )
-    axes.plot(steps, values, color=colour, linewidth=2 if column == "lr" else 0.7, alpha=1 if column == "lr" else 0.4)
-    if column != "lr":
-        starts = [int(np.searchsorted(steps, first)) for _, first, _ in spans]
-        axes.plot(steps, _smoothed(values, starts), color=colour, linewidth=2)
-    axes.set_title(TERM_TITLES.get(column, column.removeprefix("loss_").replace("_", "-") + " loss"), loc="left")
-    axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
-    low, high = np.nanmin(values), np.nanmax(values)
-    margin = (high - low or abs(high) or 1.0) * 0.08
-    axes.set_ylim(low - margin, high + (2.5 if has_names else 1) * margin)
-
-
-def _smoothed(values: np.ndarray, starts: Sequence[int]) -> np.ndarray:
-    """Centred moving mean of (S,) values; no window reaches over a stage's start (`starts`, rows), gaps stay gaps."""
-    half = max(1, round(len(values) * SMOOTHING_SHARE / 2))
-    smooth = np.full(len(values), np.nan)
-    for first, end in zip(starts, [*starts[1:], len(values)], strict=True):
-        for i in range(first, end):
-            window = values[max(first, i - half) : min(end, i + half + 1)]
-            if np.isfinite(values[i]):
-                smooth[i] = window[np.isfinite(window)].mean()
-    return smooth
 
 
 def draw_results(path: Path, results: Sequence[Result], note: str = "") -> bool:

@@ -17,12 +17,13 @@ from regionmed_clip.eval.overlays import (
     draw_text_to_image,
     nearest_images,
 )
-from regionmed_clip.eval.pictures import draw_loss_curves, draw_results
+from regionmed_clip.eval.pictures import draw_results
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.selection import Shown, choose_rows, collect, data_note
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding import evaluating
+from regionmed_clip.eval.training_pictures import draw_loss_curves, draw_training_state, draw_validation
 
 __all__ = ["format_table", "write_report"]
 
@@ -34,7 +35,9 @@ CAPTIONS = {
     "grounding.png": "Phrases grounded without a box (green), among images of which one shows each (yellow).",
     "text_to_image.png": "Text to image: the nearest images of the whole split.",
     "image_to_text.png": "Image to text: the nearest captions of the whole split.",
-    "loss_curves.png": "Training, by term and stage.",
+    "validation.png": "Figures of the validation split while the model trained, with 95 % intervals.",
+    "loss_curves.png": "Training: losses by term and stage.",
+    "training_state.png": "Training: temperatures, gate and fusion, gradients, learning rates, pairs and speed.",
 }
 
 
@@ -47,12 +50,14 @@ def write_report(
     processor: Any,
     examples: Iterable[Mapping[str, Any]],
     embedded: EmbeddedSplit,
+    validation_rows: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """The path of index.md in `folder`, written with its pictures; the images shown are the first of each stratum.
 
     Args:
         metrics_rows: of metrics.jsonl; empty where there was no training.
         examples: of the split that `embedded` holds; one pass is made over them.
+        validation_rows: of validation.jsonl; empty where there was none.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +87,9 @@ def write_report(
             "image_to_text.png": draw_image_to_text(
                 folder / "image_to_text.png", [shown[row] for row in queries], embedded, note
             ),
+            "validation.png": draw_validation(folder / "validation.png", validation_rows, note),
             "loss_curves.png": draw_loss_curves(folder / "loss_curves.png", metrics_rows, note),
+            "training_state.png": draw_training_state(folder / "training_state.png", metrics_rows, note),
         }
         if any(result.metric == "proposal_recall" and result.value is not None for result in results):
             path = folder / "grounding.png"

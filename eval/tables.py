@@ -82,6 +82,27 @@ def format_table(results: Sequence[Result]) -> str:
     return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + _notes(results)) + "\n"
 
 
+def format_arm_table(results: Sequence[Result]) -> str:
+    """The Markdown table of a study with many arms: a row for each arm and difference, a column for each figure.
+
+    Only figures of the whole split are shown; below the arms stand the number of queries and chance.
+    """
+    whole = [r for r in results if r.source is None and r.stratum is None]
+    cells = {(r.model, r.metric): r for r in whole}
+    metrics = sorted({r.metric for r in whole}, key=lambda metric: _row_order((metric, None, None)))
+    models = model_names(whole)
+    lines = [["arm", *map(metric_title, metrics)], ["---", *["---:"] * len(metrics)]]
+    for name in sorted(models, key=is_difference):
+        lines.append([name, *(format_cell(cells.get((name, metric))) for metric in metrics)])
+    of_first = [cells[models[0], metric] for metric in metrics]
+    chances = [result.protocol.get("chance") for result in of_first]
+    lines.insert(len(models) + 2, ["chance", *("-" if chance is None else f"{chance:.3f}" for chance in chances)])
+    lines.insert(len(models) + 2, ["n", *(f"{result.n:,}" for result in of_first)])
+    seeds = ", ".join(str(seed) for seed in of_first[0].protocol["seeds"])
+    notes = ["", f"- Means over the seeds {seeds}. Brackets: 95 % interval; images resampled, trainings fixed."]
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + notes) + "\n"
+
+
 def model_names(results: Sequence[Result]) -> list[str]:
     """The models of the results: those of MODEL_ORDER first, others in order of appearance."""
     found = list(dict.fromkeys(r.model for r in results))

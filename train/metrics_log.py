@@ -1,10 +1,16 @@
-"""metrics.jsonl: one JSON row for every optimiser step, cut back to the checkpoint's step on resume."""
+"""JSON Lines by step: metrics.jsonl with a row for every optimiser step, validation.jsonl with one for every figure.
+
+Both are cut back to the checkpoint's step on resume, so that no step is in them twice.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+TIMED_COLUMNS = ("samples_per_s", "data_wait_share", "peak_memory_mib")  # of two runs with equal weights they differ
 
 
 class MetricsLog:
@@ -19,10 +25,10 @@ class MetricsLog:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         temporary.replace(path)
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Writes one row."""
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Writes the rows."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -31,3 +37,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]  # what follows the last line break is unfinished or empty
+
+
+def timeless(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without what depends on the machine's speed: equal for two runs that take the same steps."""
+    return [{key: value for key, value in row.items() if key not in TIMED_COLUMNS} for row in rows]

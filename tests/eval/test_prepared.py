@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from regionmed_clip.eval.tasks.prepared import PreparedExample
+from regionmed_clip.eval.tasks.prepared import PreparedExample, keep_prepared
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 
 
@@ -23,3 +24,25 @@ def test_frame_and_crops_of_a_16_bit_image_show_its_window():
     expected = np.where(values >= 2000, 255, 0)
     np.testing.assert_array_equal(prepared.frame, np.stack([expected] * 3))
     assert prepared.crops[0][:, 2:6].min() == 255  # the box is twice as wide as high: padded above and below
+
+
+def test_kept_examples_give_what_reading_them_gave_and_hold_their_images_only_if_asked(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (6, 12, 3), dtype=np.uint8)
+    example = {"image_id": "a", "image": Image.fromarray(image), "regions": [{"box": [0.0, 0.0, 6.0, 6.0]}]}
+    processor = RegionMedClipImageProcessor(size={"height": 8, "width": 8}, patch_size=4)
+    read = PreparedExample.read(example, processor, has_crops=False)
+    for has_images in (True, False):
+        (kept,) = keep_prepared([example], processor, tmp_path / "frames", has_images=has_images)
+        again = PreparedExample.read(kept, processor, has_crops=False)
+        np.testing.assert_array_equal(again.frame, read.frame)
+        np.testing.assert_array_equal(again.boxes, read.boxes)
+        assert again.regions == read.regions
+        assert ("image" in kept) is has_images
+    (kept,) = keep_prepared([example], processor, tmp_path / "frames", has_images=True)
+    assert len(PreparedExample.read(kept, processor, has_crops=True).crops) == 1  # crops are cut from the image itself
+
+
+def test_nothing_is_kept_of_an_empty_split(tmp_path):
+    processor = RegionMedClipImageProcessor(size={"height": 8, "width": 8}, patch_size=4)
+    with pytest.raises(ValueError, match="the split has no examples"):
+        keep_prepared([], processor, tmp_path / "frames", has_images=False)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from regionmed_clip.eval.overlays import draw_region_overlays
-from regionmed_clip.eval.pictures import draw_loss_curves, draw_results
+from regionmed_clip.eval.pictures import draw_results
 from regionmed_clip.eval.report import write_report
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.selection import PHANTOM_NOTE, TEMPLATE_NOTE, choose_rows, collect, data_note
@@ -18,8 +18,13 @@ from regionmed_clip.eval.tasks.runner import compare_outcomes, run_plain_clip, r
 
 METRICS_ROWS = [
     {"step": step, "stage": "global" if step < 6 else "region", "loss": 3.0 / step, "loss_image_text": 2.0 / step}
+    | {"lr": 0.1}
     | ({"loss_region_text": 1.0 / step} if step >= 6 else {})
     for step in range(1, 13)
+]
+VALIDATION_ROWS = [
+    {"step": step, "stage": "region", "metric": "macro_auroc", "value": 0.6, "low": 0.5, "high": 0.7, "n": 9}
+    for step in (6, 12)
 ]
 
 
@@ -102,9 +107,11 @@ def test_a_report_is_complete_and_its_pictures_are_small(model, processor, examp
         processor=processor,
         examples=iter(examples),
         embedded=ours.embedded,
+        validation_rows=VALIDATION_ROWS,
     )
     text = index.read_text()
-    names = "results region_overlays heat_maps grounding text_to_image image_to_text loss_curves".split()
+    names = "results region_overlays heat_maps grounding text_to_image image_to_text".split()
+    names += ["loss_curves", "training_state", "validation"]
     assert {path.stem for path in index.parent.glob("*.png")} == set(names)
     for name in names:
         assert f"]({name}.png)" in text
@@ -133,11 +140,9 @@ def test_a_run_without_regions_or_training_still_reports(model, processor, draw_
     assert index.read_text().startswith("# Report")
 
 
-def test_curves_need_rows_and_charts_need_results(tmp_path):
-    assert not draw_loss_curves(tmp_path / "a.png", [])
+def test_charts_need_results(tmp_path):
     assert not draw_results(tmp_path / "b.png", [make_result(model="a minus b")])
     assert list(tmp_path.iterdir()) == []
-    assert draw_loss_curves(tmp_path / "a.png", METRICS_ROWS)
 
 
 def test_shown_images_take_turns_over_strata_in_split_order(embed_by_hand):
