@@ -48,8 +48,9 @@ class RegionMedClipConfig(PreTrainedConfig):
         fusion_num_heads: attention heads of the fusion; None gives one for every 64 channels of the shared space.
         roi_num_frequencies: sine/cosine pairs per coordinate of the box and patch position encodings, at most 20.
         logit_scale_init_value: natural logarithm of the initial inverse temperature of every contrastive term.
-        logit_scale_max: largest inverse temperature; the learnt one is clamped to it.
-        logit_bias_init_value: what is added to the global logits at first (SigLIP); None: there is no bias.
+        logit_scale_max: largest inverse temperature; the learnt one is clamped to it, and to 1 from below.
+        logit_bias_init_value: what is added to the logits of every contrastive term at first (SigLIP), learnt by terms
+            of kind "sigmoid"; None: there is no bias.
         proposal_threshold: least score in [0, 1] at which `propose_regions` proposes a region.
         initializer_range: kept for tools that read it; the projections use 1 / sqrt(fan in).
 

@@ -1,255 +1,118 @@
-"""Contrastive losses of RegionMed-CLIP: pure functions of embeddings and text keys, with no ranks and no state.
+"""The loss of a batch: what it takes from the outputs of a process, how that is gathered, and the terms it gives.
 
-A text's key stands for everything the text states, so rows and columns with equal keys are positives of each other.
-Letters: N queries, M candidates, B images, R regions, T image texts, U unique region texts, D shared width.
+Pure functions of embeddings and text keys, with no ranks and no state. Letters: B images, R regions, N hard negatives
+of a region, K regions of an image, M region rows, T image texts, U unique region texts, S statements of a text,
+F attributes of a statement, D shared width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-PROPOSAL_INPUTS = ("proposal_logits", "proposal_boxes", "target_boxes", "target_mask", "patch_boxes", "is_complete")
-DISTILLATION_INPUTS = ("student", "teacher", "distilled_mask")
-ROUNDING_MARGIN = 1.001  # a region whose middle lies between two patches is near both, not near none by rounding
-NO_TEXT_KEY = -1  # keys of real texts are 63-bit hashes, hence never negative
+from .contrastive_losses import full_precision, hard_negative_loss, info_nce_loss, sigmoid_loss
+from .contrastive_pairs import NO_TEXT_KEY, PairRules, at_least_float32, first_occurrence_mask, values_at
+from .loss_terms import CONTRASTIVE_TERMS, DISTILLATION_INPUTS, LOSS_KINDS, PROPOSAL_INPUTS, TEXT_TERMS, LossTerm
+from .region_losses import proposal_loss, region_distillation_loss
+
+LOSS_TENSORS = (  # tensors of a batch that the loss alone takes, by the names of `loss_inputs`
+    "region_text_index",
+    "text_index",
+    "text_keys",
+    "region_text_keys",
+    "text_facts",
+    "region_text_facts",
+    "negative_text_index",
+    "image_region_keys",
+    "image_region_facts",
+)
 
 
-@dataclass(frozen=True)
-class LossTerm:
-    """One term of the loss with the numbers of pairs (patches, regions) behind it; tensors of shape ()."""
+class Gathering(NamedTuple):
+    """How one tensor of the flat batch is joined over micro-batches and processes, along its first axis.
 
-    loss: Tensor
-    num_positives: Tensor
-    num_negatives: Tensor
-
-
-def multi_positive_info_nce(
-    queries: Tensor,
-    candidates: Tensor,
-    query_keys: Tensor,
-    candidate_keys: Tensor,
-    logit_scale: Tensor,
-    query_mask: Tensor | None = None,
-    candidate_mask: Tensor | None = None,
-) -> LossTerm:
-    """Symmetric InfoNCE in which every pair with equal keys is a positive, averaged over both directions.
-
-    A query's loss is the mean over its positives of -log softmax over all candidates; queries without a positive are
-    left out. With distinct keys on both sides it is CLIP's loss.
-
-    Args:
-        queries, candidates: (N, D), (M, D) float; unit length.
-        query_keys, candidate_keys: (N,), (M,) int64.
-        logit_scale: () or (1,) float; inverse temperature.
-        query_mask, candidate_mask: (N,), (M,) bool; False rows and columns take no part. None: all take part.
-
-    Returns:
-        The term; its loss is exactly zero, with a gradient, when no pair is positive.
-
-    Source: InfoNCE as in CLIP, arXiv:2103.00020; several positives as L_out of arXiv:2004.11362, eq. 2.
+    rows: of what it has one row each: "image", "region", "text" or "region_text". Their number may differ; all tensors
+        of the same rows are padded alike. "same": equal everywhere, one is taken.
+    fill: the value of rows, and of columns, that pad; a padding row takes part in nothing.
+    is_widened: whether the second axis may differ too, and is padded to the largest first.
     """
-    positive = query_keys[:, None] == candidate_keys[None, :]  # (N, M)
-    return info_nce(queries, candidates, positive, logit_scale, query_mask, candidate_mask)
+
+    rows: str
+    fill: int = 0
+    is_widened: bool = False
 
 
-def info_nce(
-    queries: Tensor,
-    candidates: Tensor,
-    positive: Tensor,
-    logit_scale: Tensor,
-    query_mask: Tensor | None = None,
-    candidate_mask: Tensor | None = None,
-) -> LossTerm:
-    """`multi_positive_info_nce` with the positives given as a (N, M) bool matrix."""
-    logits = (logit_scale * (queries @ candidates.t())).float()  # (N, M)
-    taken = torch.ones_like(positive)
-    if query_mask is not None:
-        taken = taken & query_mask[:, None]
-    if candidate_mask is not None:
-        taken = taken & candidate_mask[None, :]
-    positive = positive & taken
-    forward = _mean_over_positives(logits, positive, taken)
-    backward = _mean_over_positives(logits.t(), positive.t(), taken.t())
-    return LossTerm(
-        loss=(forward + backward) / 2, num_positives=positive.sum(), num_negatives=(taken & ~positive).sum()
-    )
+GATHERED = {
+    "image": Gathering("image"),
+    "fused_image": Gathering("image"),
+    "image_keys": Gathering("image", fill=NO_TEXT_KEY),
+    "image_facts": Gathering("image", is_widened=True),
+    "image_region_keys": Gathering("image", fill=NO_TEXT_KEY, is_widened=True),
+    "image_region_facts": Gathering("image", is_widened=True),
+    "image_negative_keys": Gathering("image", fill=NO_TEXT_KEY, is_widened=True),
+    "text": Gathering("text"),
+    "text_keys": Gathering("text", fill=NO_TEXT_KEY),
+    "text_mask": Gathering("text"),
+    "text_facts": Gathering("text", is_widened=True),
+    "text_fingerprints": Gathering("text"),
+    "region": Gathering("region"),
+    "region_keys": Gathering("region", fill=NO_TEXT_KEY),
+    "region_row_mask": Gathering("region"),
+    "region_facts": Gathering("region"),
+    "region_negative_keys": Gathering("region", fill=NO_TEXT_KEY, is_widened=True),
+    "choice_cosines": Gathering("region", is_widened=True),
+    "choice_mask": Gathering("region", is_widened=True),
+    "region_text": Gathering("region_text"),
+    "region_text_keys": Gathering("region_text", fill=NO_TEXT_KEY),
+    "region_text_mask": Gathering("region_text"),
+    "region_text_facts": Gathering("region_text"),
+    "region_text_fingerprints": Gathering("region_text"),
+    "proposal_logits": Gathering("image"),
+    "proposal_boxes": Gathering("image"),
+    "target_boxes": Gathering("image", is_widened=True),
+    "target_mask": Gathering("image", is_widened=True),
+    "patch_boxes": Gathering("same"),
+    "is_complete": Gathering("image"),
+    "student": Gathering("image"),
+    "teacher": Gathering("image"),
+    "distilled_mask": Gathering("image"),
+}
 
 
-def _mean_over_positives(logits: Tensor, positive: Tensor, taken: Tensor) -> Tensor:
-    """() mean over the rows with a positive of the mean -log softmax of their positives, among `taken` columns."""
-    lowest = torch.finfo(logits.dtype).min
-    log_softmax = logits.masked_fill(~taken, lowest).log_softmax(dim=1)
-    num_positives = positive.sum(dim=1)
-    row_losses = -log_softmax.masked_fill(~positive, 0.0).sum(dim=1) / num_positives.clamp_min(1)
-    return row_losses.sum() / (num_positives > 0).sum().clamp_min(1)
-
-
-def first_occurrence_mask(fingerprints: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(M,) bool, True where no earlier (unmasked) row has the same fingerprint: each distinct text counts once.
-
-    Args:
-        fingerprints: (M,) int64; equal for equal texts.
-        mask: (M,) bool; False rows are never first and never hide a later row.
-    """
-    if mask is None:
-        mask = torch.ones_like(fingerprints, dtype=torch.bool)
-    same = (fingerprints[:, None] == fingerprints[None, :]) & mask[None, :]
-    is_earlier = torch.ones_like(same).tril(diagonal=-1)
-    return mask & ~(same & is_earlier).any(dim=1)
-
-
-def keys_at(text_keys: Tensor, text_index: Tensor) -> Tensor:
-    """(B,) or (B, R) int64 text key of every image or region, `NO_TEXT_KEY` where it has no text.
-
-    Args:
-        text_keys: (T,) or (U,) int64.
-        text_index: (B,) or (B, R) int64; rows of the texts, -1 = none.
-    """
-    return text_keys[text_index.clamp_min(0)].masked_fill(text_index < 0, NO_TEXT_KEY)
-
-
-def contrastive_terms(
-    embeddings: dict[str, Tensor], logit_scales: dict[str, Tensor], names: tuple[str, ...]
-) -> dict[str, LossTerm]:
-    """The named contrastive terms of one (gathered or local) batch.
-
-    Args:
-        embeddings: unit-length rows with keys and masks:
-            `image` (B, D), `image_keys` (B,), `text` (T, D), `text_keys` (T,), `text_mask` (T,) bool; for `region_text`
-            also `region` (M, D), `region_keys` (M,), `region_row_mask` (M,) bool, `region_text` (U, D),
-            `region_text_keys` (U,), `region_text_mask` (U,) bool; for `image_region_text` the latter three and
-            `image_region_keys` (B, R), -1 = none; for `fused_image_text` also `fused_image` (B, D).
-            An image without any text of its own, whose keys are all -1, takes no part: nothing is known of it.
-        logit_scales: inverse temperature of each term, (1,).
-        names: terms wanted, of `image_text`, `region_text`, `image_region_text` (the texts of an image's regions as
-            positives of its global embedding, no box given) and `fused_image_text`.
-    """
-    terms = {}
-    for name in names:
-        has_text = embeddings["image_keys"] != NO_TEXT_KEY  # (B,)
-        if name == "image_region_text":
-            has_text = has_text | (embeddings["image_region_keys"] != NO_TEXT_KEY).any(dim=1)
-            positive = embeddings["image_region_keys"][..., None] == embeddings["region_text_keys"]  # (B, R, U)
-            terms[name] = info_nce(
-                embeddings["image"],
-                embeddings["region_text"],
-                positive.any(dim=1),
-                logit_scales[name],
-                query_mask=has_text,
-                candidate_mask=embeddings["region_text_mask"],
-            )
-            continue
-        if name == "region_text":
-            rows, row_keys, row_mask = embeddings["region"], embeddings["region_keys"], embeddings["region_row_mask"]
-            columns = ("region_text", "region_text_keys", "region_text_mask")
-        else:
-            rows = embeddings["image" if name == "image_text" else "fused_image"]
-            row_keys, row_mask = embeddings["image_keys"], has_text
-            columns = ("text", "text_keys", "text_mask")
-        candidates, candidate_keys, candidate_mask = (embeddings[column] for column in columns)
-        terms[name] = multi_positive_info_nce(
-            rows, candidates, row_keys, candidate_keys, logit_scales[name], row_mask, candidate_mask
-        )
-    return terms
-
-
-def proposal_loss(
-    logits: Tensor,
-    boxes: Tensor,
-    target_boxes: Tensor,
-    target_mask: Tensor,
-    patch_boxes: Tensor,
-    is_complete: Tensor | None = None,
-) -> LossTerm:
-    """Focal loss of the scores, L1 and GIoU loss of the boxes, of one proposal for every patch.
-
-    A patch whose centre lies near the middle of a target (within a quarter of its sides, or half a patch) stands for
-    it, of several targets for the smallest. The score it shall give is the overlap (IoU) of its own box with the
-    target, so that well-placed boxes win the suppression; all other patches shall give 0.
-
-    Args:
-        logits: (B, P) float.
-        boxes: (B, P, 4) float; fractions of the frame.
-        target_boxes, target_mask: (B, R, 4) float, (B, R) bool; annotated regions, False = padding. Unannotated
-            regions count as background. What lies outside the frame is cut off; an inverted box is no target.
-        patch_boxes: (P, 4) float; fractions of the frame.
-        is_complete: (B,) bool; False for an image of which only some annotated regions are targets, whose other patches
-            then teach nothing. None: all are complete.
-
-    Returns:
-        The term, normalised by the number of patches that stand for a target (at least 1).
-
-    Source: dense assignment as FCOS, arXiv:1904.01355; quality focal loss, arXiv:2006.04388, eq. 6; GIoU,
-    arXiv:1902.09630; weights 5 and 2 of DETR, arXiv:2005.12872.
-    """
-    logits, boxes = logits.float(), boxes.float()
-    target_boxes = target_boxes.float().masked_fill(~target_mask[..., None], 0.0).clamp(0.0, 1.0)
-    patch_centres = (patch_boxes[:, :2] + patch_boxes[:, 2:]) / 2  # (P, 2)
-    patch_side = patch_boxes[0, 2:] - patch_boxes[0, :2]
-    middle = (target_boxes[..., :2] + target_boxes[..., 2:]) / 2  # (B, R, 2)
-    extent = target_boxes[..., 2:] - target_boxes[..., :2]
-    radius = torch.maximum(extent / 4, patch_side / 2) * ROUNDING_MARGIN
-    offset = (patch_centres[None, :, None] - middle[:, None]).abs()  # (B, P, R, 2)
-    is_target = target_mask & (extent >= 0).all(dim=-1)  # (B, R)
-    stands_for = (offset <= radius[:, None]).all(dim=-1) & is_target[:, None]  # (B, P, R)
-    areas = extent.prod(dim=-1)[:, None].expand_as(stands_for).masked_fill(~stands_for, torch.inf)
-    chosen = areas.argmin(dim=-1)  # (B, P)
-    is_positive = stands_for.any(dim=-1)
-    targets = target_boxes.gather(1, chosen[..., None].expand(-1, -1, 4))  # (B, P, 4)
-    iou, giou = _overlaps(boxes, targets)
-    quality = torch.where(is_positive, iou.detach(), 0.0)
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, quality, reduction="none")
-    focal = (logits.sigmoid() - quality).abs().square() * entropy
-    misfit = 5.0 * (boxes - targets).abs().mean(dim=-1) + 2.0 * (1.0 - giou)
-    is_counted = torch.ones_like(is_positive) if is_complete is None else is_positive | is_complete[:, None]
-    num_positives = is_positive.sum()
-    total = torch.where(is_counted, focal, 0.0).sum() + torch.where(is_positive, misfit, 0.0).sum()
-    return LossTerm(total / num_positives.clamp_min(1), num_positives, is_counted.sum() - num_positives)
-
-
-def _overlaps(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union, and its generalised form in [-1, 1], of boxes (..., 4) pair by pair."""
-    low, high = (first[..., :2], second[..., :2]), (first[..., 2:], second[..., 2:])
-    overlap = (torch.minimum(*high) - torch.maximum(*low)).clamp_min(0.0).prod(dim=-1)
-    hull = (torch.maximum(*high) - torch.minimum(*low)).prod(dim=-1)
-    union = sum((boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) for boxes in (first, second)) - overlap
-    iou = overlap / union.clamp_min(1e-9)
-    return iou, iou - (hull - union) / hull.clamp_min(1e-9)
-
-
-def region_distillation_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> LossTerm:
-    """1 - cosine of each region's embedding and the teacher's embedding of the region's crop, averaged over regions.
-
-    Args:
-        student: (..., D) float; region embeddings, of any length.
-        teacher: (..., D) float; embeddings of the crops; no gradient flows into them.
-        mask: (...) bool; False regions take no part.
-
-    Returns:
-        The term, `num_positives` the regions behind it; its loss is exactly zero, with a gradient, when there is none.
-
-    Source: CLIPSelf, arXiv:2310.01403, whose loss it is.
-    """
-    cosine = torch.nn.functional.cosine_similarity(student.float(), teacher.detach().float(), dim=-1)
-    num_regions = mask.sum()
-    total = torch.where(mask, 1.0 - cosine, 0.0).sum()
-    return LossTerm(total / num_regions.clamp_min(1), num_regions, torch.zeros_like(num_regions))
+def count_texts_once(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`batch` in which of texts with equal `*_fingerprints` the first alone takes part (`*_mask`); after gathering."""
+    masks = {
+        f"{name}_mask": first_occurrence_mask(batch[f"{name}_fingerprints"], batch[f"{name}_mask"])
+        for name in ("text", "region_text")
+        if f"{name}_fingerprints" in batch
+    }
+    return batch | masks
 
 
 def loss_inputs(
     output,
     region_mask: Tensor | None,
-    region_text_index: Tensor | None,
-    text_index: Tensor | None,
-    text_keys: Tensor | None,
-    region_text_keys: Tensor | None,
+    region_text_index: Tensor | None = None,
+    text_index: Tensor | None = None,
+    text_keys: Tensor | None = None,
+    region_text_keys: Tensor | None = None,
+    text_facts: Tensor | None = None,
+    region_text_facts: Tensor | None = None,
+    negative_text_index: Tensor | None = None,
+    image_region_keys: Tensor | None = None,
+    image_region_facts: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The flat rows, keys and masks that `contrastive_terms` takes, from the outputs of one process.
 
     Args:
         output: a `RegionMedClipOutput` with image and text embeddings.
         region_mask, region_text_index, text_index, text_keys, region_text_keys: as `RegionMedClipModel` takes them.
+        text_facts: (T, S, F) int64 statements of the texts, 0 = unsaid. None: nothing is known of what they state.
+        region_text_facts: (U, F) int64 statement of each region text.
+        negative_text_index: (B, R, N) int64 rows of each region's hard negatives among the region texts, -1 = none.
+        image_region_keys, image_region_facts: (B, K) int64, (B, K, F) int64 of all regions of each image, those that
+            this step left out too. None: of the regions of this step.
 
     Raises:
         ValueError: without images or texts, or if it is unknown which text belongs to which image.
@@ -268,25 +131,220 @@ def loss_inputs(
     text_keys = torch.arange(num_texts, device=device) if text_keys is None else text_keys
     batch = {
         "image": output.image_embeds,
-        "image_keys": keys_at(text_keys, text_index),
+        "image_keys": values_at(text_keys, text_index, NO_TEXT_KEY),
         "text": output.text_embeds,
         "text_keys": text_keys,
         "text_mask": text_keys != NO_TEXT_KEY,
     }
+    if text_facts is not None:
+        batch |= {"text_facts": text_facts, "image_facts": values_at(text_facts, text_index, 0)}
     if output.region_embeds is None or output.region_text_embeds is None or region_text_index is None:
         return batch
-    num_region_texts = output.region_text_embeds.shape[0]
     if region_text_keys is None:
-        region_text_keys = torch.arange(num_region_texts, device=device)
-    has_text = region_mask & (region_text_index >= 0)
-    keys = keys_at(region_text_keys, region_text_index)  # (B, R)
-    return batch | {
+        region_text_keys = torch.arange(output.region_text_embeds.shape[0], device=device)
+    index = region_text_index.masked_fill(~region_mask, -1)
+    batch |= _region_rows(output, index, region_text_keys, image_region_keys)
+    if region_text_facts is not None:
+        batch |= _region_facts(index, region_text_facts, image_region_facts)
+    if negative_text_index is not None:
+        negative_index = negative_text_index.masked_fill((index < 0)[..., None], -1)
+        batch |= _hard_negatives(output, index, negative_index, region_text_keys)
+    return batch
+
+
+def _region_rows(
+    output, index: Tensor, region_text_keys: Tensor, image_region_keys: Tensor | None
+) -> dict[str, Tensor]:
+    """Rows of the regions and of their texts; index (B, R), -1 = no region or no text."""
+    keys = values_at(region_text_keys, index, NO_TEXT_KEY)  # (B, R)
+    return {
         "fused_image": output.fused_image_embeds,
         "region": output.region_embeds.flatten(0, 1),  # (B * R, D)
         "region_keys": keys.flatten(),
-        "image_region_keys": keys.masked_fill(~region_mask, NO_TEXT_KEY),  # (B, R)
-        "region_row_mask": has_text.flatten(),
+        "image_region_keys": keys if image_region_keys is None else image_region_keys,
+        "region_row_mask": (index >= 0).flatten(),
         "region_text": output.region_text_embeds,
         "region_text_keys": region_text_keys,
         "region_text_mask": region_text_keys != NO_TEXT_KEY,
     }
+
+
+def _region_facts(index: Tensor, region_text_facts: Tensor, image_region_facts: Tensor | None) -> dict[str, Tensor]:
+    facts = values_at(region_text_facts, index, 0)  # (B, R, F)
+    return {
+        "region_facts": facts.flatten(0, 1),  # (B * R, F)
+        "image_region_facts": facts if image_region_facts is None else image_region_facts,
+        "region_text_facts": region_text_facts,
+    }
+
+
+def _hard_negatives(output, index: Tensor, negative_index: Tensor, region_text_keys: Tensor) -> dict[str, Tensor]:
+    """Keys of the negatives of regions and images, and what the choice of each region's own text among them takes."""
+    keys = values_at(region_text_keys, negative_index, NO_TEXT_KEY)  # (B, R, N)
+    own_keys = values_at(region_text_keys, index, NO_TEXT_KEY)[..., None]  # (B, R, 1)
+    is_negative = (keys != NO_TEXT_KEY) & (keys != own_keys)
+    choices = torch.cat([index[..., None], negative_index], dim=-1).clamp_min(0)  # (B, R, 1 + N)
+    with full_precision(output.region_embeds):
+        texts = at_least_float32(output.region_text_embeds)[choices]  # (B, R, 1 + N, D)
+        cosines = texts @ at_least_float32(output.region_embeds)[..., None]
+    return {
+        "region_negative_keys": keys.flatten(0, 1),  # (B * R, N)
+        "image_negative_keys": keys.flatten(1),  # (B, R * N)
+        "choice_cosines": cosines.squeeze(-1).flatten(0, 1),  # (B * R, 1 + N)
+        "choice_mask": torch.cat([index[..., None] >= 0, is_negative], dim=-1).flatten(0, 1),  # (B * R, 1 + N)
+    }
+
+
+def batch_terms(
+    batch: dict[str, Tensor],
+    logit_scale: Callable[[str], Tensor],
+    bias: Callable[[str], Tensor | None],
+    names: tuple[str, ...] | None = None,
+    kinds: dict[str, str] | None = None,
+    similarity_filter: float | None = None,
+) -> dict[str, LossTerm]:
+    """The named loss terms of one (gathered or local) batch.
+
+    Args:
+        batch: see `GATHERED` for its keys, `loss_inputs` for where they come from.
+        logit_scale, bias: of a term; see `contrastive_terms`.
+        names: terms wanted; None takes every term that the batch has the tensors for.
+        kinds, similarity_filter: see `contrastive_terms`.
+    """
+    if names is None:
+        names = CONTRASTIVE_TERMS if "region" in batch else ("image_text",)
+        names += ("hard_negatives",) if "choice_cosines" in batch else ()
+        names += ("proposals",) if "proposal_logits" in batch else ()
+        names += ("region_distillation",) if "student" in batch else ()
+    text_names = tuple(name for name in names if name in TEXT_TERMS)
+    scales = {name: logit_scale(name) for name in text_names}
+    biases = {name: bias(name) for name in text_names}
+    terms = contrastive_terms(batch, scales, text_names, kinds, similarity_filter, biases)
+    if "proposals" in names:
+        terms["proposals"] = proposal_loss(*(batch[key] for key in PROPOSAL_INPUTS))
+    if "region_distillation" in names:
+        terms["region_distillation"] = region_distillation_loss(*(batch[key] for key in DISTILLATION_INPUTS))
+    return terms
+
+
+def contrastive_terms(
+    embeddings: dict[str, Tensor],
+    logit_scales: dict[str, Tensor],
+    names: tuple[str, ...],
+    kinds: dict[str, str] | None = None,
+    similarity_filter: float | None = None,
+    biases: dict[str, Tensor | None] | None = None,
+) -> dict[str, LossTerm]:
+    """The named terms that compare with texts, of one (gathered or local) batch.
+
+    Args:
+        embeddings: unit-length rows with keys and masks:
+            `image` (B, D), `image_keys` (B,), `text` (T, D), `text_keys` (T,), `text_mask` (T,) bool; for `region_text`
+            also `region` (M, D), `region_keys` (M,), `region_row_mask` (M,) bool, `region_text` (U, D),
+            `region_text_keys` (U,), `region_text_mask` (U,) bool; for `image_region_text` the latter three and
+            `image_region_keys` (B, K), -1 = none; for `fused_image_text` also `fused_image` (B, D); for
+            `hard_negatives` `choice_cosines` (M, 1 + N) and `choice_mask` (M, 1 + N) bool.
+            An image without any text of its own, whose keys are all -1, takes no part: nothing is known of it.
+            Optional, for pairs that are neither positive nor negative (`PairRules`): `image_facts` and `text_facts`
+            (B or T, S, F), `region_facts` and `region_text_facts` (M or U, F), `image_region_facts` (B, K, F),
+            `region_negative_keys` (M, N), `image_negative_keys` (B, R * N), all int64.
+        logit_scales: inverse temperature of each term, (1,).
+        names: terms wanted, of `image_text`, `region_text`, `image_region_text` (the texts of an image's regions as
+            positives of its global embedding, no box given), `fused_image_text` and `hard_negatives` (which of its own
+            text and its hard negatives belongs to a region).
+        kinds: "infonce" or "sigmoid" of each term that compares rows with candidates; "infonce" where none is given.
+        similarity_filter: cosine of two texts above which one is no negative of the other's row. None: no filter.
+        biases: (1,) of each term of kind "sigmoid".
+
+    Raises:
+        ValueError: for an unknown kind, and for a sigmoid term without a bias.
+    """
+    kinds = kinds or {}
+    _check_kinds(kinds, names, biases or {})
+    terms = {}
+    for name in names:
+        if name == "hard_negatives":
+            choices = embeddings["choice_cosines"], embeddings["choice_mask"]
+            terms[name] = hard_negative_loss(*choices, logit_scales[name])
+            continue
+        rows, candidates, rules = _pairs(name, embeddings, similarity_filter)
+        if kinds.get(name, "infonce") == "sigmoid":
+            terms[name] = sigmoid_loss(rows, candidates, rules, logit_scales[name], biases[name])
+        else:
+            terms[name] = info_nce_loss(rows, candidates, rules, logit_scales[name])
+    return terms
+
+
+def _check_kinds(kinds: dict[str, str], names: tuple[str, ...], biases: dict[str, Tensor | None]) -> None:
+    for name, kind in kinds.items():
+        if name not in CONTRASTIVE_TERMS or kind not in LOSS_KINDS:
+            raise ValueError(
+                f"the loss term {name!r} has the kind {kind!r}; {', '.join(CONTRASTIVE_TERMS)} may have one of "
+                f"{', '.join(LOSS_KINDS)}, other terms have none."
+            )
+        if kind == "sigmoid" and name in names and biases.get(name) is None:
+            raise ValueError(
+                f"the loss term {name!r} is of kind 'sigmoid' and the model has no bias for it; build the model with "
+                "logit_bias_init_value (SigLIP's is -10), or take 'infonce'."
+            )
+
+
+def _pairs(name: str, batch: dict[str, Tensor], similarity_filter: float | None) -> tuple[Tensor, Tensor, PairRules]:
+    """Rows, candidate texts and rules of a contrastive term."""
+    own = {"region_text": _region_rules, "image_region_text": _image_region_rules}.get(name, _image_rules)(batch)
+    texts = "region_text" if name in ("region_text", "image_region_text") else "text"
+    rows = {"region_text": "region", "fused_image_text": "fused_image"}.get(name, "image")
+    rules = PairRules(
+        candidate_keys=batch[f"{texts}_keys"],
+        candidate_mask=batch[f"{texts}_mask"],
+        least_similarity=similarity_filter,
+        candidate_embeds=None if similarity_filter is None else batch[texts],
+        **own,
+    )
+    return batch[rows], batch[texts], rules
+
+
+def _image_rules(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of images among image texts."""
+    keys = batch["image_keys"]  # (B,)
+    rules = {"row_keys": keys[:, None], "row_mask": keys != NO_TEXT_KEY}
+    if "text_facts" in batch:
+        rules |= {"row_facts": batch["image_facts"][:, None], "candidate_facts": batch["text_facts"]}
+    return rules
+
+
+def _region_rules(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of regions among region texts."""
+    keys, mask = batch["region_keys"], batch["region_row_mask"]  # (M,)
+    rules = {"row_keys": keys[:, None], "row_mask": mask}
+    if "region_text_facts" in batch:
+        rules |= {"row_facts": batch["region_facts"][:, None, None], "candidate_facts": _as_texts(batch)}
+    if "region_negative_keys" in batch:
+        own_keys = keys.masked_fill(~mask, NO_TEXT_KEY)
+        rules |= {
+            "row_negative_keys": batch["region_negative_keys"],
+            "candidate_is_stated": _is_stated(own_keys, batch),
+        }
+    return rules
+
+
+def _image_region_rules(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of images among region texts. Whatever an image's regions and its caption state is an own text by itself."""
+    keys = batch["image_region_keys"]  # (B, K)
+    rules = {"row_keys": keys, "row_mask": (batch["image_keys"] != NO_TEXT_KEY) | (keys != NO_TEXT_KEY).any(dim=1)}
+    if "region_text_facts" in batch:
+        facts = [batch[key] for key in ("image_region_facts", "image_facts") if key in batch]
+        rules |= {"row_facts": torch.cat(facts, dim=1)[:, :, None], "candidate_facts": _as_texts(batch)}
+    if "image_negative_keys" in batch:
+        rules |= {"row_negative_keys": batch["image_negative_keys"], "candidate_is_stated": _is_stated(keys, batch)}
+    return rules
+
+
+def _as_texts(batch: dict[str, Tensor]) -> Tensor:
+    """(U, 1, F) the region texts' facts, one statement each."""
+    return batch["region_text_facts"][:, None]
+
+
+def _is_stated(own_keys: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """(U,) bool: the region text is the own text of some row of the batch."""
+    return torch.isin(batch["region_text_keys"], own_keys)

@@ -15,12 +15,12 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .clip_checkpoints import CheckpointStarts
 from .configuration_regionmed_clip import RegionMedClipConfig
-from .loss_regionmed_clip import PROPOSAL_INPUTS, LossTerm, contrastive_terms, loss_inputs, proposal_loss
+from .loss_regionmed_clip import LOSS_TENSORS, PROPOSAL_INPUTS, LossTerm, batch_terms, loss_inputs
 from .outputs_regionmed_clip import PhraseGrounding, RegionMedClipOutput, with_pooler_output
 from .region_pooling import patch_boxes, refuse_regions_without_boxes, settle_regions
 from .region_proposals import PRIOR_SCORE, ProposalHead, RegionProposals, ScoreLinear, select_proposals
 from .roi_processor import RegionFusion, RoiProcessor
-from .shared_space import CONTRASTIVE_TERMS, Temperatures, build_projection, unit_length
+from .shared_space import Temperatures, add_logits, build_projection, unit_length
 from .towers import build_tower, grid_of, pool_text, read_patches, run_text_tower, run_vision_tower
 
 PROPOSALS_PER_IMAGE = 16
@@ -55,10 +55,7 @@ class RegionMedClipPreTrainedModel(PreTrainedModel):
             if isinstance(module, ScoreLinear):
                 init.constant_(module.bias, math.log(PRIOR_SCORE / (1 - PRIOR_SCORE)))
         elif isinstance(module, Temperatures):
-            for name in CONTRASTIVE_TERMS:
-                init.constant_(getattr(module, name), self.config.logit_scale_init_value)
-            if module.image_text_bias is not None:
-                init.constant_(module.image_text_bias, self.config.logit_bias_init_value)
+            module.init_weights()
         elif isinstance(module, RegionFusion):
             init.zeros_(module.alpha)
 
@@ -280,7 +277,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             text_keys, region_text_keys: (T,), (U,) int64. None: every text means something else. A text of key -1
                 is a placeholder and takes no part.
             sample_id: names of the images, for messages only.
-            return_loss: whether to compute `loss` and `loss_terms`.
+            return_loss: whether to compute `loss` and `loss_terms`; then the other `LOSS_TENSORS` may be given too.
 
         Raises:
             ValueError: if neither images nor texts are given, or a loss is asked for without both.
@@ -288,6 +285,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         if pixel_values is None and input_ids is None:
             raise ValueError("RegionMedClipModel got neither pixel_values nor input_ids; give images, texts or both.")
         refuse_regions_without_boxes(region_boxes, region_mask, region_coverage)
+        for_loss = {name: kwargs.pop(name) for name in LOSS_TENSORS if name in kwargs}
         kwargs["return_dict"] = True
         output = RegionMedClipOutput()
         if input_ids is not None:
@@ -298,14 +296,14 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             output.region_text_embeds = _unit(region_texts.pooler_output)
         if pixel_values is not None:
             region_mask = self._embed_images(output, pixel_values, region_boxes, region_mask, region_coverage, **kwargs)
-            self._add_logits(output)
+            add_logits(output, self.temperatures)
         if return_loss:
-            batch = loss_inputs(output, region_mask, region_text_index, text_index, text_keys, region_text_keys)
+            keys = text_keys, region_text_keys
+            batch = loss_inputs(output, region_mask, region_text_index, text_index, *keys, **for_loss)
             if region_boxes is not None:
                 batch |= self.proposal_inputs(output, pixel_values, region_boxes, region_mask)
-            terms = self.compute_terms(batch)
-            output.loss_terms = {name: term.loss for name, term in terms.items()}
-            output.loss = torch.stack(list(output.loss_terms.values())).sum()
+            output.loss_terms = {name: term.loss for name, term in self.compute_terms(batch).items()}
+            output.loss = torch.stack(list(output.loss_terms.values())).sum() + self.temperatures.idle_loss()
             if region_boxes is None and self.training:
                 output.loss = output.loss + self._idle_region_path(output, pixel_values)
         return output.in_field_order()
@@ -320,7 +318,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         nowhere = patches.new_zeros(patches.shape[0], 1, 4)
         regions, mask = self._embed_regions(patches, grid, nowhere, nowhere[..., 0].bool(), None)
         fused = self.region_fusion(output.image_embeds, regions, mask) - output.image_embeds
-        rest = (output.proposal_logits, output.proposal_boxes, *self.temperatures.parameters())
+        rest = output.proposal_logits, output.proposal_boxes
         return regions.sum() + fused.sum() + sum(0.0 * value.sum() for value in rest)
 
     def _embed_images(
@@ -346,20 +344,6 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         output.fused_image_embeds = _unit(self.region_fusion(output.image_embeds, output.region_embeds, region_mask))
         return region_mask
 
-    def _add_logits(self, output: RegionMedClipOutput) -> None:
-        region_texts = output.region_text_embeds if output.region_text_embeds is not None else output.text_embeds
-        if output.text_embeds is not None:
-            # the order of CLIPModel's operations, whose logits are met bit for bit
-            logits = output.text_embeds @ output.image_embeds.t() * self.temperatures("image_text")  # (T, B)
-            bias = self.temperatures.image_text_bias
-            output.logits_per_text = logits if bias is None else logits + bias
-            output.logits_per_image = output.logits_per_text.t()
-            if output.fused_image_embeds is not None:
-                fused_texts = self.temperatures("fused_image_text") * output.text_embeds.t()
-                output.logits_per_fused_image = output.fused_image_embeds @ fused_texts
-        if output.region_embeds is not None and region_texts is not None:
-            output.logits_per_region = output.region_embeds @ (self.temperatures("region_text") * region_texts.t())
-
     def proposal_inputs(
         self,
         output: RegionMedClipOutput,
@@ -376,20 +360,15 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         values = (output.proposal_logits, output.proposal_boxes, region_boxes, region_mask, patches, is_complete)
         return dict(zip(PROPOSAL_INPUTS, values))
 
-    def compute_terms(self, batch: dict[str, Tensor], names: tuple[str, ...] | None = None) -> dict[str, LossTerm]:
-        """The loss terms of `batch` (see `contrastive_terms` and `loss_inputs`) at the model's temperatures.
-
-        Args:
-            names: terms wanted; None takes every term that the batch has the tensors for.
-        """
-        if names is None:
-            names = CONTRASTIVE_TERMS if "region" in batch else ("image_text",)
-            names += ("proposals",) if "proposal_logits" in batch else ()
-        scales = {name: self.temperatures(name) for name in names if name in CONTRASTIVE_TERMS}
-        terms = contrastive_terms(batch, scales, tuple(scales))
-        if "proposals" in names:
-            terms["proposals"] = proposal_loss(*(batch[key] for key in PROPOSAL_INPUTS))
-        return terms
+    def compute_terms(
+        self,
+        batch: dict[str, Tensor],
+        names: tuple[str, ...] | None = None,
+        kinds: dict[str, str] | None = None,
+        similarity_filter: float | None = None,
+    ) -> dict[str, LossTerm]:
+        """The loss terms of `batch` at the model's temperatures; arguments as `batch_terms` takes them."""
+        return batch_terms(batch, self.temperatures, self.temperatures.bias, names, kinds, similarity_filter)
 
 
 def _unit(embeddings: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class RegionMedClipOutput(ModelOutput):
     Args:
         loss: () float; the sum of `loss_terms`, with `return_loss=True`.
         loss_terms: name -> () float; `image_text`, with regions and their texts the others of `CONTRASTIVE_TERMS`, with
-            regions `proposals`.
+            their hard negatives `hard_negatives`, with regions `proposals`.
         logits_per_image, logits_per_text: (B, T), (T, B) float; scaled cosine of the plain global embedding and texts.
         logits_per_region: (B, R, U) float; against the region texts, or (B, R, T) where none were given.
         logits_per_fused_image: (B, T) float; with the fused embedding.

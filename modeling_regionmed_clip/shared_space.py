@@ -4,34 +4,77 @@ import math
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
 
-CONTRASTIVE_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")
+from .loss_terms import CONTRASTIVE_TERMS, TEXT_TERMS
+
+LEAST_SCALE = 1.0  # inverse temperature below which cosines, at most 2 apart, could hardly tell texts apart
 
 
 class Temperatures(nn.Module):
-    """One learnable log inverse temperature, shape (1,), for each contrastive term, and the global logits' bias."""
+    """Learnable numbers, each of shape (1,), that turn cosines into logits.
+
+    One log inverse temperature for each term that compares with texts; where the configuration has a bias, one for each
+    of `CONTRASTIVE_TERMS` (`image_text_bias` ...), which pairwise sigmoid losses need and InfoNCE does not feel.
+    """
 
     def __init__(self, config):
         super().__init__()
         self.log_scale_max = math.log(config.logit_scale_max)
-        for name in CONTRASTIVE_TERMS:
-            self.register_parameter(name, nn.Parameter(torch.full((1,), float(config.logit_scale_init_value))))
-        self.image_text_bias = None
+        self.log_scale_min = min(math.log(LEAST_SCALE), self.log_scale_max)
+        self.start = {name: float(config.logit_scale_init_value) for name in TEXT_TERMS}
         if config.logit_bias_init_value is not None:
-            self.image_text_bias = nn.Parameter(torch.full((1,), float(config.logit_bias_init_value)))
+            self.start |= {f"{name}_bias": float(config.logit_bias_init_value) for name in CONTRASTIVE_TERMS}
+        for name, value in self.start.items():
+            self.register_parameter(name, nn.Parameter(torch.full((1,), value)))
 
     def forward(self, name: str) -> Tensor:
         """(1,) float inverse temperature of a term."""
         return getattr(self, name).exp()
 
+    def bias(self, name: str) -> Tensor | None:
+        """(1,) float that is added to the logits of a term; None: it has none."""
+        return getattr(self, f"{name}_bias", None)
+
+    def idle_loss(self) -> Tensor:
+        """() zero through which numbers that a loss does not use get a gradient of zero; see `forward` of the model."""
+        return sum(0.0 * value.sum() for value in self.parameters())
+
+    def init_weights(self) -> None:
+        """Nothing; sets every number to the configured one unless a checkpoint has just given it."""
+        for name, value in self.start.items():
+            init.constant_(getattr(self, name), value)
+
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Brings every inverse temperature back to the configured maximum; called after an optimiser step.
+        """Nothing; brings every inverse temperature back between `LEAST_SCALE` and the configured maximum.
 
-        (A clamp in the forward pass would have no gradient above the maximum: the value could never come down.)
+        Called after an optimiser step: a clamp in the forward pass would have no gradient outside, and the value could
+        never come back.
         """
-        for name in CONTRASTIVE_TERMS:
-            getattr(self, name).clamp_(max=self.log_scale_max)
+        for name in TEXT_TERMS:
+            getattr(self, name).clamp_(self.log_scale_min, self.log_scale_max)
+
+
+def add_logits(output: ModelOutput, temperatures: Temperatures) -> None:
+    """Nothing; fills the logits of a `RegionMedClipOutput` that its embeddings allow."""
+    region_texts = output.region_text_embeds if output.region_text_embeds is not None else output.text_embeds
+    if output.text_embeds is not None:
+        # the order of CLIPModel's operations, whose logits are met bit for bit
+        logits = output.text_embeds @ output.image_embeds.t() * temperatures("image_text")  # (T, B)
+        output.logits_per_text = _with_bias(logits, temperatures.bias("image_text"))
+        output.logits_per_image = output.logits_per_text.t()
+        if output.fused_image_embeds is not None:
+            logits = output.fused_image_embeds @ (temperatures("fused_image_text") * output.text_embeds.t())
+            output.logits_per_fused_image = _with_bias(logits, temperatures.bias("fused_image_text"))
+    if output.region_embeds is not None and region_texts is not None:
+        logits = output.region_embeds @ (temperatures("region_text") * region_texts.t())
+        output.logits_per_region = _with_bias(logits, temperatures.bias("region_text"))
+
+
+def _with_bias(logits: Tensor, bias: Tensor | None) -> Tensor:
+    return logits if bias is None else logits + bias
 
 
 def build_projection(kind: str, width: int, projection_dim: int) -> nn.Module:

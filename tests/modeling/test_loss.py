@@ -1,4 +1,4 @@
-"""The contrastive losses against other formulas and hand sums."""
+"""The terms of a batch against other formulas and hand sums, and how the batch comes from a model's outputs."""
 
 import math
 
@@ -8,15 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from modeling_regionmed_clip.contrastive_losses import info_nce_loss
+from modeling_regionmed_clip.contrastive_pairs import PairRules
 from modeling_regionmed_clip.loss_regionmed_clip import (
+    GATHERED,
+    batch_terms,
     contrastive_terms,
+    count_texts_once,
     first_occurrence_mask,
-    keys_at,
-    multi_positive_info_nce,
-    region_distillation_loss,
+    loss_inputs,
+    values_at,
 )
+from modeling_regionmed_clip.outputs_regionmed_clip import RegionMedClipOutput
 
 ONE = torch.ones(1)
+
+
+def multi_positive_info_nce(rows, candidates, keys, candidate_keys, scale, row_mask=None, candidate_mask=None):
+    rules = PairRules(keys[:, None], candidate_keys, row_mask, candidate_mask)
+    return info_nce_loss(rows, candidates, rules, scale)
 
 
 def unit_rows(num_rows: int, seed: int) -> torch.Tensor:
@@ -97,29 +107,8 @@ def test_an_image_is_drawn_to_the_texts_of_all_its_regions_by_hand():
 
 
 def test_regions_without_text_get_no_key():
-    keys = keys_at(torch.tensor([31, 32]), torch.tensor([[1, -1], [0, 1]]))
+    keys = values_at(torch.tensor([31, 32]), torch.tensor([[1, -1], [0, 1]]), -1)
     assert keys.tolist() == [[32, -1], [31, 32]]
-
-
-def test_distillation_is_one_minus_the_cosine_averaged_over_the_real_regions_by_hand():
-    student = torch.tensor([[[3.0, 0.0], [0.0, 2.0]], [[1.0, 1.0], [5.0, 5.0]]], requires_grad=True)
-    teacher = torch.tensor([[[1.0, 0.0], [4.0, 0.0]], [[1.0, 0.0], [-1.0, 0.0]]], requires_grad=True)
-    mask = torch.tensor([[True, True], [True, False]])
-    term = region_distillation_loss(student, teacher, mask)
-    assert term.loss.item() == pytest.approx((0.0 + 1.0 + (1 - 0.5**0.5)) / 3, abs=1e-6)  # float32
-    assert (int(term.num_positives), int(term.num_negatives)) == (3, 0)
-    term.loss.backward()
-    assert teacher.grad is None
-    assert torch.equal(student.grad[1, 1], torch.zeros(2))
-    torch.testing.assert_close(student.grad[0, 1], torch.tensor([-1 / 6, 0.0]), atol=1e-6, rtol=0)  # -(1/3) / |student|
-
-
-def test_distillation_of_no_region_is_zero_with_a_gradient():
-    student = torch.ones(1, 2, 3, requires_grad=True)
-    term = region_distillation_loss(student, torch.ones(1, 2, 3), torch.zeros(1, 2, dtype=torch.bool))
-    term.loss.backward()
-    assert term.loss.item() == 0
-    assert torch.equal(student.grad, torch.zeros(1, 2, 3))
 
 
 @pytest.mark.parametrize("name", ["image_text", "fused_image_text", "image_region_text"])
@@ -143,3 +132,174 @@ def test_an_image_of_which_nothing_is_known_takes_no_part(name):
     one, other = (contrastive_terms(shared | rows, {name: ONE}, (name,))[name] for rows in (known, unknown))
     torch.testing.assert_close(other.loss, one.loss, atol=1e-6, rtol=0)  # float32
     assert (int(other.num_positives), int(other.num_negatives)) == (int(one.num_positives), int(one.num_negatives))
+
+
+SHADOW, FLUID, LEFT, RIGHT = 1, 2, 3, 4  # values of the attributes finding, side
+FIRST, SECOND, THIRD, FALSE = 21, 22, 23, 24  # keys of region texts; the last is a hard negative
+
+
+def outputs(num_texts: int = 2, num_region_texts: int = 4) -> RegionMedClipOutput:
+    """Of two images with two regions each."""
+    return RegionMedClipOutput(
+        image_embeds=unit_rows(2, 0),
+        fused_image_embeds=unit_rows(2, 1),
+        text_embeds=unit_rows(num_texts, 2),
+        region_embeds=unit_rows(4, 3).view(2, 2, 8),
+        region_text_embeds=unit_rows(num_region_texts, 4),
+    )
+
+
+def batch_of_two(**changes) -> dict[str, torch.Tensor]:
+    """Regions with the texts 0, 1 and 2; text 3 is a hard negative of the first region; the last region is padding."""
+    tensors = {
+        "region_mask": torch.tensor([[True, True], [True, False]]),
+        "region_text_index": torch.tensor([[0, 1], [2, -1]]),
+        "text_keys": torch.tensor([11, 12]),
+        "region_text_keys": torch.tensor([FIRST, SECOND, THIRD, FALSE]),
+        "text_facts": torch.tensor([[[SHADOW, 0], [FLUID, RIGHT]], [[SHADOW, LEFT], [0, 0]]]),
+        "region_text_facts": torch.tensor([[SHADOW, 0], [FLUID, RIGHT], [SHADOW, LEFT], [0, 0]]),
+        "negative_text_index": torch.tensor([[[3], [-1]], [[2], [3]]]),
+    }
+    return loss_inputs(outputs(), **(tensors | changes))
+
+
+def counts(batch: dict[str, torch.Tensor], name: str, **settings) -> tuple[int, int, int]:
+    """Positives, negatives, masked pairs of a term."""
+    term = contrastive_terms(batch, {name: ONE}, (name,), **settings)[name]
+    return int(term.num_positives), int(term.num_negatives), int(term.num_masked)
+
+
+def test_the_pairs_of_every_term_by_hand():
+    batch = batch_of_two()
+    assert counts(batch, "image_text") == (2, 2, 0)  # both captions say something that the other does not
+    # region 0 (shadow): its text +, fluid -, left shadow masked (says more), FALSE - (its own); region 1 (fluid):
+    # its text +, the shadows -, FALSE masked; region 2 (left shadow): +, fluid -, shadow masked, FALSE masked.
+    assert counts(batch, "region_text") == (3, 2 + 2 + 1, 1 + 1 + 2)
+    # image 0 states shadow and fluid: both +, left shadow masked, FALSE - (of its region); image 1: left shadow +,
+    # shadow masked, fluid -, FALSE masked.
+    assert counts(batch, "image_region_text") == (3, 1 + 1, 1 + 2)
+    assert counts(batch, "hard_negatives") == (1, 1, 0)  # that of region 2 is its own text, the padding has none
+
+
+def test_the_caption_of_an_image_without_regions_masks_the_region_texts_that_it_may_bear():
+    keys = {"image_region_keys": torch.tensor([[FIRST, SECOND], [-1, -1]])}
+    facts = {"image_region_facts": torch.tensor([[[SHADOW, 0], [FLUID, RIGHT]], [[0, 0], [0, 0]]])}
+    batch = batch_of_two(**keys, **facts, negative_text_index=None)
+    # image 1 is captioned "left shadow": shadow and left shadow may be true of it, fluid and FALSE (here: a text like
+    # another, of unknown facts) are not. Image 0: two positives, left shadow masked, FALSE negative.
+    assert counts(batch, "image_region_text") == (2, 1 + 2, 1 + 2)
+
+
+def test_regions_that_the_step_left_out_still_count_for_their_image():
+    batch = batch_of_two(image_region_keys=torch.tensor([[FIRST, SECOND, THIRD], [THIRD, FALSE, -1]]),
+                         image_region_facts=torch.zeros(2, 3, 2, dtype=torch.int64))  # fmt: skip
+    assert counts(batch, "image_region_text")[0] == 3 + 2
+
+
+def test_the_similarity_filter_masks_all_but_own_texts_and_own_hard_negatives():
+    batch = batch_of_two() | {"region_text": unit_rows(1, 5).expand(4, -1)}
+    assert counts(batch, "region_text", similarity_filter=0.9) == (3, 1, 8)
+
+
+def test_kinds_choose_the_loss_of_each_term():
+    batch, scales = batch_of_two(), {"image_text": 3 * ONE, "region_text": 3 * ONE}
+    mixed = contrastive_terms(batch, scales, tuple(scales), {"region_text": "sigmoid"}, biases={"region_text": -ONE})
+    plain = contrastive_terms(batch, scales, tuple(scales))
+    assert torch.equal(mixed["image_text"].loss, plain["image_text"].loss)
+    assert mixed["region_text"].loss != plain["region_text"].loss
+    assert int(mixed["region_text"].num_masked) == int(plain["region_text"].num_masked)
+
+
+def test_a_sigmoid_loss_by_hand():
+    rows, texts = torch.eye(2), torch.eye(2)
+    batch = {"image": rows, "image_keys": torch.tensor([1, 2]), "text": texts, "text_keys": torch.tensor([1, 2]),
+             "text_mask": torch.ones(2, dtype=torch.bool)}  # fmt: skip
+    settings = {"kinds": {"image_text": "sigmoid"}, "biases": {"image_text": -ONE}}
+    term = contrastive_terms(batch, {"image_text": 3 * ONE}, ("image_text",), **settings)["image_text"]
+    expected = math.log(1 + math.exp(-(3 - 1))) + math.log(1 + math.exp(0 - 1))  # a positive and a negative a row
+    assert term.loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ({"image_text": "siglip"}, "'image_text' has the kind 'siglip'.*infonce, sigmoid"),
+        ({"hard_negatives": "sigmoid"}, "'hard_negatives' has the kind 'sigmoid'"),
+        (
+            {"image_text": "sigmoid"},
+            "'image_text' is of kind 'sigmoid' and the model has no bias.*logit_bias_init_value",
+        ),
+    ],
+)
+def test_an_impossible_kind_is_refused_by_name(kinds, message):
+    with pytest.raises(ValueError, match=message):
+        contrastive_terms(batch_of_two(), {"image_text": ONE}, ("image_text",), kinds)
+
+
+def test_the_choice_compares_a_region_with_its_own_text_and_its_negatives():
+    batch, found = batch_of_two(), outputs()
+    expected = found.region_embeds[0, 0] @ found.region_text_embeds[[0, 3]].t()
+    torch.testing.assert_close(batch["choice_cosines"][0], expected, atol=1e-6, rtol=0)  # float32
+    assert batch["choice_mask"].tolist() == [[True, True], [True, False], [True, False], [False, False]]
+    assert batch["region_negative_keys"].tolist() == [[FALSE], [-1], [THIRD], [-1]]
+    assert batch["image_negative_keys"].tolist() == [[FALSE, -1], [THIRD, -1]]
+
+
+def test_every_tensor_of_the_batch_says_how_it_is_gathered():
+    batch = batch_of_two()
+    assert batch.keys() <= GATHERED.keys()
+    num_rows = {"image": 2, "text": 2, "region": 4, "region_text": 4}
+    assert {key: len(value) for key, value in batch.items()} == {key: num_rows[GATHERED[key].rows] for key in batch}
+
+
+def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """By the rules of `GATHERED`, written down once more."""
+    batch = {}
+    for key, how in ((key, GATHERED[key]) for key in parts[0]):
+        values = [part[key] for part in parts]
+        if how.is_widened:
+            width = max(value.shape[1] for value in values)
+            values = [
+                torch.cat([v, v.new_full((len(v), width - v.shape[1], *v.shape[2:]), how.fill)], dim=1) for v in values
+            ]
+        batch[key] = torch.cat(values)
+    return count_texts_once(batch)
+
+
+def test_images_one_by_one_give_the_terms_of_the_batch():
+    """The second image has fewer regions, negatives and texts; two texts are encoded in both parts."""
+    whole, found = batch_of_two(), outputs()
+    whole |= {"text_fingerprints": torch.tensor([1, 2]), "region_text_fingerprints": torch.tensor([1, 2, 3, 4])}
+    shares = [
+        (slice(0, 2), [0, 1, 3], {"region_text_index": [[0, 1]], "negative_text_index": [[[2], [-1]]]}),
+        (slice(0, 1), [2, 3], {"region_text_index": [[0]], "negative_text_index": [[[0, 1]]]}),
+    ]
+    parts = []
+    for i, (regions, texts, index) in enumerate(shares):
+        share = RegionMedClipOutput(
+            image_embeds=found.image_embeds[i : i + 1],
+            fused_image_embeds=found.fused_image_embeds[i : i + 1],
+            text_embeds=found.text_embeds[i : i + 1],
+            region_embeds=found.region_embeds[i : i + 1, regions],
+            region_text_embeds=found.region_text_embeds[texts],
+        )
+        part = loss_inputs(
+            share,
+            torch.ones(1, regions.stop, dtype=torch.bool),
+            text_index=torch.tensor([0]),
+            text_keys=whole["text_keys"][i : i + 1],
+            region_text_keys=whole["region_text_keys"][texts],
+            text_facts=whole["text_facts"][i : i + 1],
+            region_text_facts=whole["region_text_facts"][texts],
+            **{name: torch.tensor(value) for name, value in index.items()},
+        )
+        part |= {name: whole[name][rows] for name, rows in (("text_fingerprints", [i]),
+                                                            ("region_text_fingerprints", texts))}  # fmt: skip
+        parts.append(part)
+    negatives = torch.tensor([[[3, -1], [-1, -1]], [[2, 3], [-1, -1]]])
+    expected = batch_terms(batch_of_two(negative_text_index=negatives), lambda _: 5 * ONE, lambda _: None)
+    found = batch_terms(joined(parts), lambda _: 5 * ONE, lambda _: None)
+    assert found.keys() == expected.keys()
+    for name, term in expected.items():
+        for part, value in vars(term).items():
+            torch.testing.assert_close(getattr(found[name], part), value, atol=1e-6, rtol=0)  # float32

@@ -43,7 +43,8 @@ def test_a_saved_model_comes_back_bit_equal(tmp_path):
 def test_every_parameter_moves_in_one_joint_step():
     model = tiny_model().train()
     torch.nn.init.constant_(model.region_fusion.alpha, 0.1)
-    model(**tiny_batch(), return_loss=True).loss.backward()
+    negatives = torch.tensor([[[1], [2]], [[0], [-1]], [[-1], [-1]]])  # (B, R, N) rows of the region texts
+    model(**tiny_batch(), negative_text_index=negatives, return_loss=True).loss.backward()
     zero_by_mathematics = {name for name, _ in model.named_parameters() if name.endswith("k_proj.bias")}
     zero_by_mathematics |= {name for name, _ in model.named_parameters() if name.endswith("attention.self.key.bias")}
     still = {name for name, parameter in model.named_parameters() if not parameter.grad.abs().max() > 0}
