@@ -5,7 +5,7 @@ of a region, K regions of an image, M region rows, T image texts, U unique regio
 F attributes of a statement, D shared width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -80,14 +80,39 @@ GATHERED = {
 }
 
 
+OWN_KEYS = {  # keys of texts that rows of the batch name as their own, or as false of them
+    "text": ("image_keys",),
+    "region_text": ("region_keys", "image_region_keys", "region_negative_keys", "image_negative_keys"),
+}
+
+
 def count_texts_once(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`batch` in which of texts with equal `*_fingerprints` the first alone takes part (`*_mask`); after gathering."""
-    masks = {
-        f"{name}_mask": first_occurrence_mask(batch[f"{name}_fingerprints"], batch[f"{name}_mask"])
-        for name in ("text", "region_text")
-        if f"{name}_fingerprints" in batch
-    }
-    return batch | masks
+    """`batch` in which of texts with equal `*_fingerprints` the first alone takes part (`*_mask`); after gathering.
+
+    They read alike, so they mean the same: where they come with several keys, all rows have one of these instead.
+    """
+    for name, own_keys in OWN_KEYS.items():
+        if f"{name}_fingerprints" in batch:
+            keys, mask = batch[f"{name}_keys"], batch[f"{name}_mask"]
+            fingerprints = batch[f"{name}_fingerprints"]
+            present = [f"{name}_keys", *(key for key in own_keys if key in batch)]
+            renamed = _one_key_for_each(fingerprints, keys, mask, [batch[key] for key in present])
+            batch = batch | dict(zip(present, renamed))
+            batch[f"{name}_mask"] = first_occurrence_mask(fingerprints, mask)
+    return batch
+
+
+def _one_key_for_each(fingerprints: Tensor, keys: Tensor, mask: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
+    """The `wanted` keys of any shape, those of texts (M,) with a fingerprint in common replaced by the smallest."""
+    known, key_of_row = keys.unique(return_inverse=True)  # (V,), (M,)
+    _, text_of_row = fingerprints.unique(return_inverse=True)
+    names = known
+    for _ in range(2):  # a text with two keys may have a wording in common with each of two others
+        of_row = names[key_of_row].masked_fill(~mask, torch.iinfo(keys.dtype).max)
+        of_text = torch.full_like(keys, torch.iinfo(keys.dtype).max).scatter_reduce(0, text_of_row, of_row, "amin")
+        names = names.scatter_reduce(0, key_of_row, of_text[text_of_row], "amin")
+    places = [torch.searchsorted(known, values).clamp_max(len(known) - 1) for values in wanted]
+    return [torch.where(known[place] == values, names[place], values) for values, place in zip(wanted, places)]
 
 
 def loss_inputs(
@@ -115,7 +140,8 @@ def loss_inputs(
             this step left out too. None: of the regions of this step.
 
     Raises:
-        ValueError: without images or texts, or if it is unknown which text belongs to which image.
+        ValueError: without images or texts, if it is unknown which text belongs to which image, and for keys of all
+            regions without their facts.
     """
     if output.image_embeds is None or output.text_embeds is None:
         raise ValueError("return_loss=True needs pixel_values and input_ids; one of them was not given.")
@@ -145,11 +171,17 @@ def loss_inputs(
     index = region_text_index.masked_fill(~region_mask, -1)
     batch |= _region_rows(output, index, region_text_keys, image_region_keys)
     if region_text_facts is not None:
+        _refuse_one_of_two(image_region_keys, image_region_facts)
         batch |= _region_facts(index, region_text_facts, image_region_facts)
     if negative_text_index is not None:
         negative_index = negative_text_index.masked_fill((index < 0)[..., None], -1)
         batch |= _hard_negatives(output, index, negative_index, region_text_keys)
     return batch
+
+
+def _refuse_one_of_two(image_region_keys: Tensor | None, image_region_facts: Tensor | None) -> None:
+    if (image_region_keys is None) != (image_region_facts is None):
+        raise ValueError("image_region_keys and image_region_facts belong together; give both or neither.")
 
 
 def _region_rows(
@@ -170,6 +202,7 @@ def _region_rows(
 
 
 def _region_facts(index: Tensor, region_text_facts: Tensor, image_region_facts: Tensor | None) -> dict[str, Tensor]:
+    """Facts of the regions and of their texts."""
     facts = values_at(region_text_facts, index, 0)  # (B, R, F)
     return {
         "region_facts": facts.flatten(0, 1),  # (B * R, F)
@@ -341,8 +374,18 @@ def _image_region_rules(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _as_texts(batch: dict[str, Tensor]) -> Tensor:
-    """(U, 1, F) the region texts' facts, one statement each."""
-    return batch["region_text_facts"][:, None]
+    """(U, 1, F) the region texts' facts, one statement each; of one without them those known for its key elsewhere.
+
+    A hard negative comes without: another part of the batch may know it as a text of its own, or an image as that of a
+    region which this step left out.
+    """
+    own, others = batch["region_text_keys"], batch["image_region_keys"]
+    _, key_of_row = torch.cat([own, others.flatten()]).unique(return_inverse=True)
+    facts = torch.cat([batch["region_text_facts"], batch["image_region_facts"].flatten(0, 1)])  # (U + B * K, F)
+    num_rows = len(facts)
+    rows = torch.arange(num_rows, device=facts.device).masked_fill(~facts.any(dim=1), num_rows)
+    knowing = rows.new_full((num_rows,), num_rows).scatter_reduce(0, key_of_row, rows, "amin")[key_of_row[: len(own)]]
+    return torch.cat([facts, torch.zeros_like(facts[:1])])[knowing][:, None]  # zeros where no row of the key is known
 
 
 def _is_stated(own_keys: Tensor, batch: dict[str, Tensor]) -> Tensor:

@@ -34,9 +34,11 @@ RECIPES_FOLDER = Path(__file__).resolve().parent / "recipes"
 DEFAULT_RECIPE = RECIPES_FOLDER / "quickstart.yaml"
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 UNDECISIVE = (  # keys of a recipe that change nothing in its weights
-    *("name", "baseline", "num_processes", "keep_checkpoints", "checkpoint_every_steps", "evaluation", "validation"),
+    *("name", "baseline", "keep_checkpoints", "checkpoint_every_steps", "evaluation", "validation"),
     *("log_sample_ids", "preparation_workers", "trackers"),
 )
+SHARING = ("num_processes", "batch_size_per_device")  # how a step is shared out: rounding and draws of dropout alone
+MAX_SEED = 2**32 - 1  # NumPy's
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Recipe:
     keep_checkpoints: int = 2
     baseline: bool = False  # train plain-clip too: the same steps with the region terms off
     log_sample_ids: bool = False  # a hash of the global batch's sample ids in every row of metrics.jsonl
-    preparation_workers: int = 2  # processes that draw or decode images: before a run, or from shards while it trains
+    preparation_workers: int = 2  # processes that draw, decode or crop images, before a run and while it trains
     trackers: tuple[str, ...] = ("tensorboard",)  # of Accelerate: tensorboard, wandb, mlflow ...
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -79,7 +81,7 @@ class Recipe:
         check_sample_settings(self, where)
         require(where, "precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         require(where, "name", self.name, bool(re.fullmatch(r"\w[\w.-]*", self.name)), "letters, digits, '.', '_', '-'")
-        require(where, "seed", self.seed, self.seed >= 0, "at least 0")
+        require(where, "seed", self.seed, 0 <= self.seed <= MAX_SEED, f"from 0 to {MAX_SEED}")
         is_count = self.num_processes is None or self.num_processes >= 1
         require(where, "num_processes", self.num_processes, is_count, "at least 1, or null for any")
         for part in ("tokenizer", "optimizer", "evaluation", "validation", "distillation"):
@@ -143,15 +145,20 @@ class Recipe:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     def decisive(self) -> dict[str, Any]:
-        """Plain values of everything that decides the weights."""
+        """Plain values of everything that decides the weights, but for their last bits and the draws of dropout."""
         fields = self.settled().to_dict()
         if "region_distillation" not in self.loss_terms:
             del fields["distillation"]
-        return {key: value for key, value in fields.items() if key not in UNDECISIVE}
+        fields["stages"] = [_without(stage, SHARING) for stage in fields["stages"]]
+        return _without(fields, (*UNDECISIVE, *SHARING))
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the weights; a checkpoint of another fingerprint is not resumed from."""
         return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without(fields: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in keys}
 
 
 def plain_clip_recipe(recipe: Recipe) -> Recipe:
@@ -162,7 +169,8 @@ def plain_clip_recipe(recipe: Recipe) -> Recipe:
         )
         for stage in recipe.stages
     )
-    return dataclasses.replace(recipe, name=f"{recipe.name}-plain-clip", stages=stages, baseline=False)
+    changes = {"name": f"{recipe.name}-plain-clip", "baseline": False, "validation": recipe.validation.of_plain_clip()}
+    return dataclasses.replace(recipe, stages=stages, **changes)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -192,10 +200,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     target: Any = values
     for parent in parents:
         if isinstance(target, list):
-            names = [stage.get("name") for stage in target]
+            names = [stage.get("name") for stage in target if isinstance(stage, dict)]
             if parent not in names:
                 raise ValueError(f"{override!r}: there is no stage {parent!r}; the recipe's stages are {names}.")
-            target = target[names.index(parent)]
+            target = next(stage for stage in target if isinstance(stage, dict) and stage.get("name") == parent)
         else:
             target = target.setdefault(parent, {})
         if not isinstance(target, dict | list):

@@ -27,6 +27,7 @@ from .whole_files import PARTIAL_SUFFIX, delete_whole_folder, flush_to_disk, wri
 
 STEP_FOLDER = "step_[0-9]*"
 BEST_FOLDER = "best"
+TEACHERS = "teacher_*.safetensors"
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 
 
@@ -127,6 +128,13 @@ def load_teacher(path: Path, teacher: nn.Module, facts: dict[str, str]) -> None:
             "again into another --output_dir."
         )
     teacher.load_state_dict(load_file(path))
+
+
+def discard_teachers(folder: Path, but: Path | None) -> None:
+    """Deletes the teachers in `folder` of all stages, except that at `but`: a kill may have left them."""
+    for path in folder.glob(TEACHERS):
+        if path != but:
+            path.unlink()
 
 
 def find_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[Path, RunState] | None:

@@ -37,16 +37,20 @@ def load_batches(
 
 
 class UniqueTexts:
-    """Numbers texts in the order of their first appearance; `keys` and `facts` have one entry per distinct text."""
+    """Numbers texts in the order of their first appearance; `keys` and `facts` have one entry per distinct text.
+
+    A text that comes with two keys, as the words of one source and by the template of another, counts twice here: the
+    loss makes them one (`count_texts_once`).
+    """
 
     def __init__(self):
-        self.row_of_text: dict[str, int] = {}
+        self.row_of_text: dict[tuple[str, int], int] = {}
         self.keys: list[int] = []
         self.facts: list[np.ndarray | None] = []  # None: those of a text of the same key, if there is one
 
     def row(self, text: str, key: int, facts: np.ndarray | None = None) -> int:
         """Row of `text`, added with its key and facts when it is new."""
-        row = self.row_of_text.setdefault(text, len(self.keys))
+        row = self.row_of_text.setdefault((text, key), len(self.keys))
         if row == len(self.keys):
             self.keys.append(key)
             self.facts.append(facts)
@@ -55,7 +59,7 @@ class UniqueTexts:
     @property
     def texts(self) -> list[str]:
         """The distinct texts in the order of their rows."""
-        return list(self.row_of_text)
+        return [text for text, _ in self.row_of_text]
 
 
 class Collator:

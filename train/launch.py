@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 
 from .arguments import CommandLine, Recipe
 from .checkpoint import list_checkpoints
@@ -27,14 +27,14 @@ def use_all_cores(accelerator: Accelerator) -> None:
         torch.set_num_threads(max(1, num_cores // accelerator.num_processes))
 
 
-def leave(accelerator: Accelerator) -> None:
+def leave(accelerator: Accelerator, exit_code: int = 0) -> None:
     """Ends every process together and at once: torch's gloo threads abort at random in a normal exit."""
     accelerator.wait_for_everyone()
     accelerator.end_training()
     sys.stdout.flush()
     sys.stderr.flush()
-    if accelerator.num_processes > 1:
-        os._exit(0)
+    if accelerator.num_processes > 1 or exit_code:
+        os._exit(exit_code)
 
 
 def settle_network() -> None:
@@ -57,10 +57,30 @@ def check_processes(recipe: Recipe, num_processes: int, environment: Mapping[str
             f"recipe {recipe.name!r} asks for num_processes={recipe.num_processes}, and {num_processes} started. "
             f"This works on a CPU, with N = {recipe.num_processes}: {WORKING_LAUNCH}"
         )
-    if recipe.global_batch_size % num_processes:
+    for stage in recipe.settled().stages:
+        if stage.global_batch_size % num_processes:
+            raise ValueError(
+                f"recipe {recipe.name!r}: stage {stage.name!r} has global_batch_size={stage.global_batch_size}, which "
+                f"{num_processes} processes do not divide; change one of them."
+            )
+
+
+def check_strategy(accelerator: Accelerator) -> None:
+    """Raises a ValueError for a way of sharing the model over processes that this trainer does not know."""
+    way = (
+        "train/accelerate has configurations that work: multi_gpu_ddp.yaml replicates the model, fsdp2.yaml shards it."
+    )
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM) or (
+        accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2
+    ):
         raise ValueError(
-            f"recipe {recipe.name!r} has global_batch_size={recipe.global_batch_size}, which {num_processes} processes "
-            "do not divide; change one of them."
+            f"Accelerate is configured for {accelerator.distributed_type.value}; it must be one process, DDP, "
+            f"or FSDP with fsdp_version: 2. {way}"
+        )
+    if accelerator.is_fsdp2 and accelerator.state.fsdp_plugin.activation_checkpointing:
+        raise ValueError(
+            "Accelerate is configured with fsdp_activation_checkpointing, which renames the parameters and so must be "
+            "off; for less memory set batch_size_per_device in the recipe."
         )
 
 
@@ -82,10 +102,6 @@ def choose_output_dir(asked: Path | None, recipe_name: str, resume: bool, runs_f
     """
     if asked is not None and asked.exists() and not asked.is_dir():
         raise ValueError(f"--output_dir {str(asked)!r} is a file; name a folder, which need not exist yet.")
-    if asked is not None and resume and not asked.exists():
-        raise ValueError(
-            f"--output_dir {str(asked)!r} does not exist, so there is nothing to --resume; check the name."
-        )
     if asked is not None:
         if not resume and ((asked / "metrics.jsonl").exists() or list_checkpoints(asked / "checkpoints")):
             raise ValueError(

@@ -7,6 +7,8 @@ from regionmed_clip.eval.results import describe_hardware, write_results
 from regionmed_clip.model_cards.stage import stage_flat_folder
 from regionmed_clip.train.arguments import parse_command_line
 from regionmed_clip.train.evaluation import evaluate_run
+from regionmed_clip.train.failures import failing_together
+from regionmed_clip.train.interruption import Interruption
 from regionmed_clip.train.launch import leave
 from regionmed_clip.train.metrics_log import read_metrics
 from regionmed_clip.train.pretraining import TrainedRun, pretrain, remove_cache
@@ -17,18 +19,21 @@ def write_outputs(run: TrainedRun) -> None:
     folder, facts = run.output_dir, run.facts()
     stage_flat_folder(run.model, run.processor, folder / "final", results=[], facts=facts)  # safe before evaluation
     evaluated = evaluate_run(run, describe_hardware())
-    results, rows = evaluated.results, read_metrics(folder / "metrics.jsonl")
-    write_results(folder / "results.json", results)
+    results = evaluated.results
+    logs = {f"{name}_rows": read_metrics(folder / f"{name}.jsonl") for name in ("metrics", "validation")}
     facts["text_origin"] = evaluated.text_origin
     stage_flat_folder(run.model, run.processor, folder / "final", results=results, facts=facts)
     shown = {"examples": evaluated.examples, "embedded": evaluated.embedded, "processor": run.processor}
-    write_report(folder / "report", metrics_rows=rows, results=results, model=run.model, **shown)
+    write_report(folder / "report", results=results, model=run.model, **logs, **shown)
+    write_results(folder / "results.json", results)  # last: a job script takes it for the end of the run
     remove_cache(run)
     sys.stdout.write(f"{format_table(results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report' / 'index.md'}\n")
+    sys.stdout.write(run.best_checkpoint())
 
 
 if __name__ == "__main__":
-    trained = pretrain(parse_command_line(sys.argv[1:]))
-    if trained.accelerator.is_main_process:
-        write_outputs(trained)
-    leave(trained.accelerator)
+    with failing_together():
+        trained = pretrain(parse_command_line(sys.argv[1:]), Interruption().install())
+        if trained.accelerator.is_main_process:
+            write_outputs(trained)
+        leave(trained.accelerator)

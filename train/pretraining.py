@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,28 +12,35 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, set_seed
-from transformers import CONFIG_MAPPING
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
-from modeling_regionmed_clip.configuration_regionmed_clip import DEFAULT_VISION_CONFIG
-from regionmed_clip.processing.corpus.data_spec import data_revision, parse_data_spec, stream_examples
-from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
+from modeling_regionmed_clip import RegionMedClipModel
+from regionmed_clip.processing.corpus.data_spec import data_revision
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
+from .adapter_files import merge_adapters, save_and_merge_adapters
+from .adapters import check_targets
 from .arguments import CommandLine, Recipe, plain_clip_recipe
-from .checkpoint import refuse_other_run, write_whole
-from .data_needs import refuse_missing_texts, refuse_small_boxes
-from .data_stores import SampleStore, open_data, prepare_data
-from .launch import agree_on_output_dir, check_processes, settle_network, use_all_cores
+from .checkpoint import BEST_FOLDER, RunState, best_state, find_checkpoint, installed_versions
+from .data_needs import refuse_missing_texts, refuse_odd_sizes, refuse_small_boxes
+from .data_stores import SampleStore
+from .failures import watch_others
+from .interruption import RESUMABLE_EXIT_CODE, Interrupted, Interruption, resume_command
+from .launch import agree_on_output_dir, check_processes, check_strategy, leave, settle_network, use_all_cores
+from .model_building import build_config, build_model, build_processor
 from .precision import resolve_precision
 from .recipe_parts import Stage
-from .starts import START, load_start, open_start
-from .tokenizer import load_tokenizer, train_tokenizer
+from .run_identity import run_identity
+from .run_lock import RunLock
+from .stage_data import build_image_processor, check_splits, open_training_data, prepare_training_data
+from .starts import START, open_start
+from .trackers import refuse_missing_trackers
 from .trainer import Trainer
+from .validation import Validator, refuse_bad_validation
+from .whole_files import write_whole
 
-TRAINING_SPLIT = "train"
 BASELINE_FOLDER = "plain_clip"
+REPLICATION = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients lie in memory once, not twice
 MAIN_PROCESS_TIME = timedelta(hours=24)  # others wait while the main process prepares images or evaluates
 
 
@@ -49,15 +56,21 @@ class TrainedRun:
     store: SampleStore  # the training split
     model: RegionMedClipModel
     baseline: RegionMedClipModel | None
+    lock: RunLock | None  # of the output folder, on the main process
+
+    def best_checkpoint(self) -> str:
+        """A line that tells the best checkpoint, empty where the recipe keeps none."""
+        folder = self.output_dir / "checkpoints"
+        state = best_state(folder)
+        if state is None or state.best is None:
+            return ""
+        figure = f"{state.best.metric} {state.best.value:.4f}"
+        return f"best checkpoint: {folder / BEST_FOLDER} (step {state.step}, {figure})\n"
 
     def facts(self) -> dict[str, Any]:
         """What the model card says of this run beside its numbers."""
         recipe = self.command_line.recipe
-        stages = [
-            f"stage {stage.name}: {stage.steps} steps, learning rate {stage.learning_rate:g}, losses "
-            + ", ".join(f"{term} x {weight:g}" for term, weight in stage.loss_weights.items())
-            for stage in recipe.stages
-        ]
+        stages = [describe_stage(stage, recipe) for stage in recipe.stages]
         settings = (
             f"global batch {recipe.global_batch_size} images, seed {recipe.seed}, mixed precision "
             f"{self.accelerator.mixed_precision}, {self.accelerator.num_processes} process(es)"
@@ -72,140 +85,111 @@ class TrainedRun:
         }
 
 
-def pretrain(command_line: CommandLine) -> TrainedRun:
-    """Trains the recipe's model, and plain-clip where the recipe asks for it, on every process."""
+def describe_stage(stage: Stage, recipe: Recipe) -> str:
+    """One line that says what a stage trains on what, for the model card."""
+    length = f"{stage.epochs:g} epochs" if stage.steps is None else f"{stage.steps} steps"
+    losses = ", ".join(f"{term} x {weight:g}" for term, weight in stage.loss_weights.items())
+    parts = [f"stage {stage.name}: {length}", f"learning rate {stage.learning_rate:g}", f"losses {losses}"]
+    parts += [f"LoRA of rank {getattr(stage.lora, tower).rank} on {tower}" for tower in stage.modes.lora_towers]
+    for name in ("data", "image_size", "global_batch_size"):
+        value = getattr(stage, name)
+        if value not in (None, getattr(recipe, name)):
+            parts.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(parts)
+
+
+def pretrain(command_line: CommandLine, interruption: Interruption | None = None) -> TrainedRun:
+    """Trains the recipe's model, and plain-clip where the recipe asks for it, on every process.
+
+    Where `interruption` is asked for while the model trains, all processes leave with `RESUMABLE_EXIT_CODE`.
+    """
     recipe = command_line.recipe.settled()
+    refuse_missing_trackers(recipe)
+    refuse_bad_validation(recipe)
+    accelerator = _start_processes(recipe)
+    start = open_start(recipe)
+    config = build_config(recipe) if start is None else start.config
+    image_processor = build_image_processor(recipe, config) if start is None else start.processor.image_processor
+    refuse_odd_sizes(recipe, config)
+    refuse_small_boxes(recipe, config)
+    check_targets(config, recipe.stages)
+    check_splits(recipe)
+    output_dir = agree_on_output_dir(command_line, accelerator)
+    cache = output_dir / "cache"
+    lock = RunLock(output_dir) if accelerator.is_main_process else None
+    revision = None if start is None else start.revision
+    identity, plain_identity = (run_identity(each, revision) for each in (recipe, plain_clip_recipe(recipe)))
+    found = find_checkpoint(output_dir / "checkpoints", identity)
+    if accelerator.is_main_process:
+        if command_line.resume:
+            _tell_how_it_resumes(output_dir, None if found is None else found[1])
+        write_whole(output_dir / "recipe.yaml", yaml.safe_dump(command_line.recipe.to_dict(), sort_keys=False))
+        prepare_training_data(recipe, cache, image_processor)
+    accelerator.wait_for_everyone()
+    data = open_training_data(recipe, cache, image_processor)
+    recipe = recipe.with_steps([len(data.stores[stage.name]) for stage in recipe.stages])
+    for planned in (recipe, plain_clip_recipe(recipe)) if recipe.baseline else (recipe,):
+        refuse_missing_texts(planned, data.stores)
+    if start is None:
+        processor = build_processor(recipe, config, image_processor, data.texts())
+    else:
+        processor = start.processor
+    has_validator = recipe.validation.every_steps > 0 and accelerator.is_main_process
+    validator = Validator(recipe, processor, cache, accelerator.device) if has_validator else None
+
+    def train(run_recipe: Recipe, identity: dict[str, Any], folder: Path) -> RegionMedClipModel:
+        model = build_model(run_recipe, processor, start)
+        trainer = Trainer(
+            run_recipe, model, processor, data.stores, folder, accelerator, identity, interruption, validator
+        )
+        trainer.train(command_line.resume)
+        if accelerator.is_main_process:
+            save_and_merge_adapters(model, processor, folder, None if start is None else start.find_base)
+        merge_adapters(model)  # of the other processes
+        return model.eval()
+
+    try:
+        model, baseline = train(recipe, identity, output_dir), None
+        if recipe.baseline:
+            baseline = train(plain_clip_recipe(recipe), plain_identity, output_dir / BASELINE_FOLDER)
+    except Interrupted as interrupted:
+        if accelerator.is_main_process:
+            _tell_how_to_go_on(interrupted, resume_command(output_dir, interrupted.command))
+        leave(accelerator, RESUMABLE_EXIT_CODE)
+    return TrainedRun(command_line, output_dir, accelerator, processor, cache, data.store, model, baseline, lock)
+
+
+def _start_processes(recipe: Recipe) -> Accelerator:
     settle_network()
     accelerator = Accelerator(
         mixed_precision=resolve_precision(recipe.precision),
         cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=MAIN_PROCESS_TIME)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=MAIN_PROCESS_TIME), REPLICATION],
     )
+    watch_others()
+    check_strategy(accelerator)
     check_processes(recipe, accelerator.num_processes)
     use_all_cores(accelerator)
-    start = open_start(recipe)
-    config = build_config(recipe) if start is None else start.config
-    image_processor = _build_image_processor(recipe, config) if start is None else start.processor.image_processor
-    refuse_small_boxes(recipe, config)
-    _check_splits(recipe)
-    output_dir = agree_on_output_dir(command_line, accelerator)
-    cache = output_dir / "cache"
-    spec = parse_data_spec(recipe.data)
-    identity = f"{recipe.fingerprint()}@{data_revision(recipe.data)}{f'@{start.revision}' if start else ''}"
-    refuse_other_run(output_dir / "checkpoints", identity)
-    if accelerator.is_main_process:
-        write_whole(output_dir / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
-        for stage in recipe.stages:
-            _prepare_stage(stage, cache, image_processor, recipe.preparation_workers)
-    accelerator.wait_for_everyone()
-    store = open_data(spec, TRAINING_SPLIT, cache, image_processor)
-    stores = {stage.name: _open_stage(stage, cache, image_processor) for stage in recipe.stages}
-    recipe = recipe.with_steps([len(stores[stage.name]) for stage in recipe.stages])
-    for planned in (recipe, plain_clip_recipe(recipe)) if recipe.baseline else (recipe,):
-        refuse_missing_texts(planned, store.text_keys())
-    if start is None:
-        full_length = config.text_pooling == "last"
-        processor = RegionMedClipProcessor(image_processor, _build_tokenizer(recipe, store), full_length)
-    else:
-        processor = start.processor
-
-    def train(run_recipe: Recipe, folder: Path) -> RegionMedClipModel:
-        model = build_model(run_recipe, processor)
-        run_identity = identity if run_recipe is recipe else f"{run_recipe.fingerprint()}@{identity}"
-        Trainer(run_recipe, model, processor, stores, folder, accelerator, run_identity).train(command_line.resume)
-        return model.eval()
-
-    model = train(recipe, output_dir)
-    baseline = train(plain_clip_recipe(recipe), output_dir / BASELINE_FOLDER) if recipe.baseline else None
-    return TrainedRun(command_line, output_dir, accelerator, processor, cache, store, model, baseline)
+    return accelerator
 
 
-def _prepare_stage(stage: Stage, cache: Path, image_processor: RegionMedClipImageProcessor, num_workers: int) -> None:
-    sized = _at_size(image_processor, stage.image_size)
-    prepare_data(parse_data_spec(stage.data), TRAINING_SPLIT, cache, sized, num_workers)
+def _tell_how_it_resumes(output_dir: Path, state: RunState | None) -> None:
+    if state is None:
+        sys.stderr.write(f"{output_dir} holds no checkpoint yet: --resume starts the run anew.\n")
+        return
+    sys.stderr.write(f"{output_dir}: going on after step {state.step}, in stage {state.stage!r}.\n")
+    for library, now in installed_versions().items():
+        before = state.versions.get(library)
+        if before != now:
+            sys.stderr.write(f"{library} was {before} and is {now}: the weights may differ in their last bits.\n")
 
 
-def _open_stage(stage: Stage, cache: Path, image_processor: RegionMedClipImageProcessor) -> SampleStore:
-    return open_data(parse_data_spec(stage.data), TRAINING_SPLIT, cache, _at_size(image_processor, stage.image_size))
-
-
-def _at_size(image_processor: RegionMedClipImageProcessor, image_size: int) -> RegionMedClipImageProcessor:
-    """The image processor with square frames of that many pixels a side."""
-    settings = {**image_processor.to_dict(), "size": {"height": image_size, "width": image_size}}
-    return RegionMedClipImageProcessor.from_dict(settings)
-
-
-def _build_image_processor(recipe: Recipe, config: RegionMedClipConfig) -> RegionMedClipImageProcessor:
-    size = {"height": recipe.image_size, "width": recipe.image_size}
-    return RegionMedClipImageProcessor(size=size, patch_size=config.vision_config.patch_size)
-
-
-def _check_splits(recipe: Recipe) -> None:
-    """Fails before any work if the data lacks the split that the evaluation needs."""
-    spec = parse_data_spec(recipe.data)
-    for split in (TRAINING_SPLIT, recipe.evaluation.split):
-        try:
-            stream_examples(spec, split)
-        except ValueError as error:
-            raise ValueError(
-                f"recipe {recipe.name!r}: {error} A recipe trains on {TRAINING_SPLIT!r} and evaluates on "
-                f"{recipe.evaluation.split!r}; evaluate on another split by evaluation.split=NAME."
-            ) from error
-
-
-def _build_tokenizer(recipe: Recipe, store: SampleStore):
-    settings = recipe.tokenizer
-    if settings.source == "train":
-        return train_tokenizer(store.texts(), settings.vocab_size, settings.max_length)
-    tokenizer = load_tokenizer(settings.source)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, settings.max_length)
-    return tokenizer
-
-
-def build_config(recipe: Recipe, tokenizer=None) -> RegionMedClipConfig:
-    """The model's config from the recipe's `model`, with image size and special tokens filled in."""
-    fields = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.model.items()}
-    _refuse_unknown_keys(recipe.name, fields)
-    vision = fields.get("vision_config", DEFAULT_VISION_CONFIG)
-    config = RegionMedClipConfig(**{**fields, "vision_config": {**vision, "image_size": recipe.image_size}})
-    if tokenizer is not None:
-        text = config.text_config
-        text.vocab_size = len(tokenizer)
-        text.pad_token_id = tokenizer.pad_token_id
-        text.bos_token_id, text.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return config
-
-
-def _refuse_unknown_keys(recipe_name: str, fields: dict[str, Any]) -> None:
-    """Raises a ValueError for a key of `model`, or of a tower's config in it, that the config would silently ignore."""
-    known = {"model": {item.name for item in dataclasses.fields(RegionMedClipConfig)}}
-    for tower in ("vision_config", "text_config"):
-        model_type = fields.get(tower, {}).get("model_type")
-        if model_type in CONFIG_MAPPING:
-            known[f"model.{tower}"] = {*CONFIG_MAPPING[model_type]().to_dict(), "model_type"}
-    for where, names in known.items():
-        given = fields if where == "model" else fields[where.partition(".")[2]]
-        for key in given:
-            if key not in names:
-                raise ValueError(
-                    f"recipe {recipe_name!r}: {where} has the unknown key {key!r}; the known keys are "
-                    f"{', '.join(sorted(names))}."
-                )
-
-
-def build_model(recipe: Recipe, processor: RegionMedClipProcessor) -> RegionMedClipModel:
-    """The recipe's model, the same on every process: what no checkpoint gives is drawn from the recipe's seed."""
-    set_seed(recipe.seed)
-    started = load_start(recipe) if START in recipe.model else None
-    config = build_config(recipe, processor.tokenizer) if started is None else started.config
-    try:
-        processor.check_text_tower(config.to_dict())
-    except ValueError as error:
-        raise ValueError(
-            f"recipe {recipe.name!r}: {error} A recipe sets these by tokenizer.source, tokenizer.max_length, "
-            "model.text_config and model.text_pooling."
-        ) from error
-    return RegionMedClipModel(config) if started is None else started
+def _tell_how_to_go_on(interrupted: Interrupted, command: str) -> None:
+    cause = interrupted.signal_name or "another process was asked to end"
+    sys.stderr.write(
+        f"{cause}: the run ends after step {interrupted.step}, which is saved, with exit code {RESUMABLE_EXIT_CODE}. "
+        f"This goes on with it:\n{command}\n"
+    )
 
 
 def remove_cache(run: TrainedRun) -> None:

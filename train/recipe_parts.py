@@ -14,6 +14,7 @@ TOWERS = ("vision", "text")
 MODES = ("full", "frozen", "lora")
 RATE_GROUPS = ("vision", "text", "projections", "roi", "temperatures")
 EVALUATION_TASKS = ("retrieval", "zero_shot", "region", "proposals", "robustness")
+GLOBAL_TASKS = ("retrieval", "zero_shot")  # they say something of a model whose region path is not trained, too
 CONTRASTIVE_TERMS = ("image_text", "region_text", "image_region_text", "fused_image_text")  # rows against candidates
 TEXT_TERMS = (*CONTRASTIVE_TERMS, "hard_negatives")
 LOSS_TERMS = (*TEXT_TERMS, "proposals", "region_distillation")
@@ -128,13 +129,18 @@ class Stage:
         self.modes.check(f"{where}.modes")
         for tower in TOWERS:
             getattr(self.lora, tower).check(f"{where}.lora.{tower}")
+        if self.lora != LoraOfTowers() and not self.modes.lora_towers:
+            raise ValueError(
+                f"{where} has settings in lora, and no tower trains by it; set modes.vision or modes.text to lora, or "
+                "leave lora out."
+            )
         require(
             where, "adapters", self.adapters, self.adapters in ADAPTER_ACTIONS, f"one of {', '.join(ADAPTER_ACTIONS)}"
         )
         check_sample_settings(self, where)
-        for name in ("max_grad_norm", "weight_decay"):
-            value = getattr(self, name)
-            require(where, name, value, value is None or value >= 0, "at least 0")
+        norm, decay = self.max_grad_norm, self.weight_decay
+        require(where, "max_grad_norm", norm, norm is None or norm > 0, "above 0")
+        require(where, "weight_decay", decay, decay is None or decay >= 0, "at least 0")
         self._check_that_something_trains(where)
 
     def _check_schedule(self, where: str) -> None:
@@ -215,19 +221,25 @@ def check_sample_settings(holder: Any, where: str) -> None:
 
 
 def check_adapters(stages: Iterable[Stage], where: str) -> None:
-    """Raises a ValueError for a stage that would train the very weights on which adapters of earlier stages lie."""
-    towers: set[str] = set()  # with adapters so far
+    """Raises a ValueError for a stage that does not fit the adapters that earlier stages leave on its towers."""
+    towers: dict[str, Lora] = {}  # with adapters so far
     for stage in stages:
         here = f"{where}: stage {stage.name!r}"
         if stage.adapters != "keep":
             towers.clear()
-        for tower in sorted(towers):
+        for tower, settings in towers.items():
             if getattr(stage.modes, tower) == "full":
                 raise ValueError(
                     f"{here} trains the {tower} tower in full, and an earlier stage left adapters on it; set "
                     "adapters: merge (they become part of the weights) or adapters: drop there."
                 )
-        towers.update(stage.modes.lora_towers)
+            wanted = getattr(stage.lora, tower)
+            if getattr(stage.modes, tower) == "lora" and wanted != settings:
+                raise ValueError(
+                    f"{here} has lora.{tower} {wanted}, and goes on with the adapter of an earlier stage, which has "
+                    f"{settings}; give the same settings there, or set adapters: merge to begin a new one."
+                )
+        towers.update((tower, getattr(stage.lora, tower)) for tower in stage.modes.lora_towers)
 
 
 @dataclass(frozen=True)
@@ -295,6 +307,12 @@ class Validation:
                 f"{where}: keep_best is {self.keep_best!r} and every_steps 0; without a validation no checkpoint is "
                 "the best. Set every_steps, or leave keep_best out."
             )
+
+    def of_plain_clip(self) -> Validation:
+        """The validation of the baseline: without the tasks that read regions, and without a best checkpoint."""
+        tasks = tuple(task for task in self.tasks if task in GLOBAL_TASKS)
+        every_steps = self.every_steps if tasks else 0
+        return replace(self, tasks=tasks or self.tasks, every_steps=every_steps, keep_best=None)
 
 
 def _check_tasks(where: str, tasks: tuple[str, ...]) -> None:

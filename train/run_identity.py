@@ -1,6 +1,7 @@
 """What decides a run's weights: the recipe's decisive values, the data's revisions, the checkpoint it started from.
 
-It is kept in every checkpoint as plain values, so that a resume under other ones can say which differ.
+It is kept in every checkpoint as plain values, so that a resume under other ones can say which differ. Data and start
+count by what they hold, not by where they lie: a run goes on after its folders have been moved.
 """
 
 from __future__ import annotations
@@ -11,22 +12,41 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from regionmed_clip.processing.corpus.data_spec import data_revision
+from regionmed_clip.processing.corpus.data_spec import data_revision, num_examples, parse_data_spec
 
 from .arguments import Recipe
+from .stage_data import TRAINING_SPLIT
+from .starts import START
 
 MAX_LINES = 20  # differences that are told one by one
 NOTHING = "nothing"
 
 
 def run_identity(recipe: Recipe, start_revision: str | None = None) -> dict[str, Any]:
-    """Plain values that decide the weights: recipe keys, `data_revision` by data of a stage, `start_revision`."""
-    specs = sorted({stage.data or "" for stage in recipe.settled().stages})
+    """Plain values that decide the weights: recipe keys, with what its data hold for their names, `start_revision`.
+
+    Epochs stay epochs: their steps follow from the data.
+    """
+    fields = recipe.decisive()
+    held = {data: _describe_data(data) for data in {fields["data"], *(stage["data"] for stage in fields["stages"])}}
+    model = {key: value for key, value in fields["model"].items() if key != START}
+    stages = [{**stage, "data": held[stage["data"]]} for stage in fields["stages"]]
     return {
-        **recipe.decisive(),
-        "data_revision": {spec: data_revision(spec) for spec in specs},
+        **fields,
+        "data": held[fields["data"]],  # whatever the stages', for a tokenizer may be trained on it
+        "model": model,
+        "stages": stages,
         "start_revision": start_revision,
     }
+
+
+def _describe_data(data: str) -> str:
+    """Revision and number of training images of `data`, of a mixture those of every part with its weight."""
+    terms = parse_data_spec(data).terms()
+    described = [f"{data_revision(part)} of {num_examples(part, TRAINING_SPLIT)} images" for part, _ in terms]
+    if len(terms) == 1:
+        return described[0]
+    return " + ".join(f"({part}) * {weight!r}" for part, (_, weight) in zip(described, terms))
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

@@ -121,10 +121,11 @@ def load_start(recipe: Recipe) -> RegionMedClipModel:
 
 
 def _folder(recipe: Recipe) -> Path:
-    folder = Path(recipe.model[START])
-    if not folder.is_dir():
+    given = recipe.model[START]
+    folder = Path(str(given))
+    if not isinstance(given, str) or not folder.is_dir():
         raise ValueError(
-            f"recipe {recipe.name!r}: model.start={str(folder)!r} is not a folder; download the checkpoint first, for "
+            f"recipe {recipe.name!r}: model.start={given!r} is not a folder; download the checkpoint first, for "
             "instance by `hf download ORG/NAME --local-dir FOLDER`."
         )
     return folder

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from modeling_regionmed_clip import RegionMedClipModel
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
+from .adapters import begin_stage_adapters, settle_adapters
 from .arguments import Recipe
-from .checkpoint import RunState, list_checkpoints, load_model_weights, load_optimizer, read_state, save_checkpoint
-from .collator import Collator, PositionedSamples, load_batches
+from .augmented_samples import PositionedSamples, SampleSettings
+from .checkpoint import (
+    Best,
+    CheckpointTensors,
+    RunState,
+    best_state,
+    discard_teachers,
+    find_checkpoint,
+    load_average,
+    load_model_weights,
+    load_optimizer,
+    save_best,
+    save_checkpoint,
+)
+from .collator import Collator, load_batches
 from .data_stores import SampleStore
 from .distillation import build_distiller
-from .metrics_log import MetricsLog
-from .recipe_parts import TEXT_TERMS
+from .gather import any_process
+from .gradient_cache import MicroBatchCollator
+from .interruption import Interrupted, Interruption
+from .moving_average import MovingAverage, load_average_into
+from .prepared import PreparedStage, full_optimizer_state, full_state_dict, load_full_optimizer_state
+from .run_identity import identity_hash
 from .sample_order import rank_positions
+from .stage_model import eager_attention_on_cpu
 from .stage_plan import StagePlan, plan_at, plan_stages
 from .stages import build_optimizer, set_learning_rates, set_trained_parameters
-from .training_step import Batch, StepOutcome, TrainingStep, eager_attention_on_cpu
+from .training_step import Batch, TrainingStep, sample_ids
+from .validation import Validator, figure_to_keep_by, is_due
+from .watching import RunWatcher
+from .whole_files import clean_up
 
 
 class Trainer:
@@ -34,7 +53,9 @@ class Trainer:
 
     Args:
         stores: the training samples of each stage, by the stage's name.
-        identity: of the run; see `read_state`.
+        identity: of the run; see `run_identity`.
+        interruption: tells whether the run is to end early; by default it never is.
+        validator: on the main process, where the recipe has a validation.
     """
 
     def __init__(
@@ -45,7 +66,9 @@ class Trainer:
         stores: Mapping[str, SampleStore],
         output_dir: Path,
         accelerator: Accelerator,
-        identity: str,
+        identity: Mapping[str, Any],
+        interruption: Interruption | None = None,
+        validator: Validator | None = None,
     ):
         self.recipe = recipe
         self.plans = plan_stages(recipe)
@@ -53,120 +76,160 @@ class Trainer:
         self.processor = processor
         self.stores = stores
         self.accelerator = accelerator
+        self.output_dir = output_dir
         self.checkpoints = output_dir / "checkpoints"
-        self.metrics_path = output_dir / "metrics.jsonl"
-        self.fingerprint = identity
+        self.identity = dict(identity)
+        self.interruption = interruption or Interruption()
+        self.validator = validator
+        self.prepared: PreparedStage | None = None  # this and the average: of the stage that trains
+        self.average: MovingAverage | None = None
 
     def train(self, resume: bool) -> None:
-        """Runs the stages to the end, from the last checkpoint if `resume` and there is one."""
+        """Runs the stages to the end, from the last checkpoint if `resume` and there is one.
+
+        The model then has the weights that the last step left, or their moving average where the last stage has one.
+
+        Raises:
+            Interrupted: if the run was asked to end; the checkpoint of its last step is written.
+        """
         checkpoint, step = self._find_start(resume)
-        log = MetricsLog(self.metrics_path, step) if self.accelerator.is_main_process else None
-        self.accelerator.wait_for_everyone()
-        progress = tqdm(
-            total=self.recipe.num_steps,
-            initial=step,
-            desc=self.recipe.name,
-            unit="step",
-            mininterval=1.0,
-            disable=not self.accelerator.is_main_process,
-        )
-        with progress, eager_attention_on_cpu(self.model):
+        watcher = RunWatcher(self.recipe, self.accelerator, self.output_dir, step)
+        with self.interruption.deferred(), watcher, eager_attention_on_cpu(self.model):
             while step < self.recipe.num_steps:
-                step = self._train_stage(step, checkpoint, log, progress)
+                step = self._train_stage(step, checkpoint, watcher)
                 checkpoint = None
+        if self.average is not None:
+            load_average_into(self.model, self.average.state())
+        elif checkpoint is not None and self.plans[-1].stage.ema_decay is not None:  # the run was at its end
+            load_average_into(self.model, load_average(checkpoint))
 
     def _find_start(self, resume: bool) -> tuple[Path | None, int]:
         """The checkpoint to go on from, its weights loaded, and the steps already done."""
-        checkpoints = list_checkpoints(self.checkpoints)
-        if not resume or not checkpoints:
+        if self.accelerator.is_main_process and self.checkpoints.is_dir():
+            clean_up(self.checkpoints)
+        found = find_checkpoint(self.checkpoints, self.identity) if resume else None
+        step = 0 if found is None else found[1].step
+        if self.accelerator.is_main_process:
+            needed = self._teacher_path(plan_at(self.plans, step)) if step < self.recipe.num_steps else None
+            discard_teachers(self.checkpoints, needed)
+        if found is None:
             return None, 0
-        state = read_state(checkpoints[-1], self.fingerprint)
-        load_model_weights(checkpoints[-1], self.model)
-        return checkpoints[-1], state.step
+        path, _ = found
+        settle_adapters(self.model, self.plans, step)
+        load_model_weights(path, self.model)
+        return path, step
 
-    def _train_stage(self, step: int, checkpoint: Path | None, log: MetricsLog | None, progress: tqdm) -> int:
+    def _teacher_path(self, plan: StagePlan) -> Path:
+        return self.checkpoints / f"teacher_{plan.first_step:08d}.safetensors"
+
+    def _train_stage(self, step: int, checkpoint: Path | None, watcher: RunWatcher) -> int:
         """Trains from `step` to the end of its stage; gives the step after it."""
         plan = plan_at(self.plans, step)
         stage = plan.stage
         is_resumed = step > plan.first_step
-        teacher_path = self.checkpoints / f"teacher_{plan.first_step:08d}.safetensors"
+        if not is_resumed:
+            begin_stage_adapters(self.model, plan, self.recipe.seed)
+        teacher_path = self._teacher_path(plan)
         distiller = build_distiller(
             self.model,
             stage,
             self.recipe,
             self.accelerator,
             teacher_path,
-            identity=self.fingerprint,
+            identity=identity_hash(self.identity),
             is_resumed=is_resumed,
         )
-        trained = set_trained_parameters(self.model, stage)
-        optimizer = build_optimizer(trained, stage, self.recipe.optimizer)
+        set_trained_parameters(self.model, stage)
+        self.prepared = prepared = PreparedStage(self.model, self.accelerator)
+        optimizer = build_optimizer(prepared.trained_parameters(), stage, self.recipe.optimizer)
         if checkpoint is not None and is_resumed:
-            load_optimizer(checkpoint, optimizer)
-        runner = TrainingStep(self.model, plan, optimizer, self.accelerator, self.recipe.seed, distiller)
-        self.model.train()
-        started_at = time.monotonic()
-        for batch in self._batches(plan, step):
-            set_learning_rates(optimizer, stage, step - plan.first_step)
-            outcome = runner.run(batch, step)
-            step += 1
-            now = time.monotonic()
-            row = self._row(step, plan, outcome, optimizer, batch, now - started_at)
-            started_at = now
-            if log is not None:
-                log.append(row)
-            progress.set_postfix(stage=stage.name, loss=f"{row['loss']:.3f}", refresh=False)
-            progress.update()
-            if step % self.recipe.checkpoint_every_steps == 0 or step == plan.last_step:
-                self._save(step, plan, optimizer)
+            load_full_optimizer_state(optimizer, load_optimizer(checkpoint))
+        runner = TrainingStep(prepared, plan, optimizer, self.accelerator, self.recipe.seed, distiller)
+        self.average = None if stage.ema_decay is None else MovingAverage(prepared.model, stage.ema_decay)
+        if self.average is not None and checkpoint is not None and is_resumed:
+            self.average.load(load_average(checkpoint), num_updates=step - plan.first_step)
+        prepared.model.train()
+        with watcher.stage(prepared.model):
+            for batches in watcher.timed(self._batches(plan, step)):
+                set_learning_rates(optimizer, stage, step - plan.first_step)
+                outcome = runner.run(batches, step)
+                step += 1
+                if self.average is not None:
+                    self.average.update()
+                watcher.record(step, plan, outcome, prepared.model, optimizer, sample_ids(batches))
+                if is_due(self.recipe, plan, step):
+                    self._validate(step, plan, optimizer, watcher)
+                is_interrupted = any_process(self.interruption.is_asked, self.accelerator.device)
+                if step % self.recipe.checkpoint_every_steps == 0 or step == plan.last_step or is_interrupted:
+                    watcher.flush()
+                    self._save(step, plan, optimizer)
+                if is_interrupted:
+                    raise Interrupted(self.interruption.signal_name, step, self.interruption.command)
+        prepared.give_back()
+        self.prepared = None
         self.accelerator.free_memory()
         if distiller is not None and self.accelerator.is_main_process:
             teacher_path.unlink()  # the checkpoint of the stage's end needs it no more
         return step
 
-    def _batches(self, plan: StagePlan, step: int) -> Iterator[Batch]:
+    def _batches(self, plan: StagePlan, step: int) -> Iterator[list[Batch]]:
         stage, store, accelerator = plan.stage, self.stores[plan.stage.name], self.accelerator
         positions = [
             rank_positions(plan.position(i), stage.global_batch_size, accelerator.process_index, self._num_processes)
             for i in range(step, plan.last_step)
         ]
-        samples = PositionedSamples(store, store.order(self.recipe.seed), stage.max_regions, stage.box_noise)
-        num_workers = self.recipe.preparation_workers if store.decodes_images else 0
-        return iter(load_batches(samples, positions, Collator(self.processor), num_workers))
+        samples = PositionedSamples(store, store.order(self.recipe.seed), SampleSettings.of(stage))
+        is_work = store.decodes_images or stage.augmentation.min_side < 1  # a crop takes milliseconds
+        num_workers = self.recipe.preparation_workers if is_work else 0
+        collator = MicroBatchCollator(Collator(self.processor, stage.num_negatives), stage.batch_size_per_device)
+        return iter(load_batches(samples, positions, collator, num_workers))
 
     @property
     def _num_processes(self) -> int:
         return self.accelerator.num_processes
 
-    def _row(
-        self,
-        step: int,
-        plan: StagePlan,
-        outcome: StepOutcome,
-        optimizer: torch.optim.Optimizer,
-        batch: Batch,
-        elapsed_s: float,
-    ) -> dict[str, Any]:
-        """The row of metrics.jsonl of one step."""
-        row = {"step": step, "stage": plan.stage.name, "loss": outcome.loss.item()}
-        row |= {"lr": optimizer.param_groups[0]["lr"], "grad_norm": outcome.gradient_norm.item()}
-        row["samples_per_s"] = round(plan.stage.global_batch_size / elapsed_s, 2)
-        for name, term in outcome.terms.items():
-            row[f"loss_{name}"] = term.loss.item()
-            row[f"num_positives_{name}"] = int(term.num_positives)
-            row[f"num_negatives_{name}"] = int(term.num_negatives)
-            if name in TEXT_TERMS:
-                row[f"logit_scale_{name}"] = self.model.temperatures(name).item()
-        row["fusion_alpha"] = self.model.region_fusion.alpha.item()
-        if self.recipe.log_sample_ids:
-            joined = "\n".join(gather_object(batch["sample_id"]))  # rank order is the order of the global batch
-            row["sample_ids_sha256"] = hashlib.sha256(joined.encode()).hexdigest()
-        return row
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block the model has the moving average for its weights where the stage has one."""
+        with nullcontext() if self.average is None else self.average.applied():
+            yield
+
+    def _validate(self, step: int, plan: StagePlan, optimizer: torch.optim.Optimizer, watcher: RunWatcher) -> None:
+        """Takes the figures of the model as it is after `step`, and keeps its checkpoint if they are the best."""
+        assert self.prepared is not None
+        with self.averaged():
+            model = self.prepared.give_back()
+            tasks = self.recipe.validation.tasks
+            rows = [] if self.validator is None else self.validator.measure(model, step, plan.stage.name, tasks)
+        if self.prepared.is_sharded:
+            model.to("cpu")  # as it was: only the shards take the devices' memory
+        if self.accelerator.is_main_process:
+            watcher.record_validation(step, rows)
+        if self.recipe.validation.keep_best is not None:
+            self._keep_best(step, plan, optimizer, figure_to_keep_by(self.recipe, rows))
+        self.accelerator.wait_for_everyone()
 
     def _save(self, step: int, plan: StagePlan, optimizer: torch.optim.Optimizer) -> None:
-        if not self.accelerator.is_main_process:
+        tensors = self._checkpoint_tensors(optimizer)
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.checkpoints, tensors, self._state(step, plan), self.recipe.keep_checkpoints)
+
+    def _keep_best(self, step: int, plan: StagePlan, optimizer: torch.optim.Optimizer, figure: float | None) -> None:
+        """Keeps the checkpoint of `step` as the best one if `figure`, given on the main process, is the highest."""
+        tensors = self._checkpoint_tensors(optimizer)
+        if figure is None or not self.accelerator.is_main_process:
             return
+        metric, last = self.recipe.validation.keep_best, best_state(self.checkpoints)
+        is_ours = last is not None and last.best is not None and last.identity == self.identity
+        best = last.best if is_ours and last.best.metric == metric else None
+        if best is None or figure > best.value:
+            save_best(self.checkpoints, tensors, self._state(step, plan, Best(metric, figure)))
+
+    def _checkpoint_tensors(self, optimizer: torch.optim.Optimizer) -> CheckpointTensors:
+        average = None if self.average is None else self.average.state()
+        return CheckpointTensors(full_state_dict(self.prepared.model), full_optimizer_state(optimizer), average)
+
+    def _state(self, step: int, plan: StagePlan, best: Best | None = None) -> RunState:
         position = plan.position(step)
-        store = self.stores[plan.stage.name]
-        state = RunState(step, plan.stage.name, position // len(store), position, self.fingerprint)
-        save_checkpoint(self.checkpoints, self.model, optimizer, state, self.recipe.keep_checkpoints)
+        epoch = position // len(self.stores[plan.stage.name])
+        return RunState(step, plan.stage.name, epoch, position, self.recipe.seed, self.identity, best)

@@ -12,6 +12,7 @@ Stage = dict[str, Any]  # as a recipe file has it
 Stages = list[Stage]
 
 DEFAULT, GLOBAL_ONLY = "default", "global_only"
+FINAL_SHARE = "final_learning_rate_share"
 REGION_TEXTS = "image_region_text"  # the term: an image's region texts as further positives of its global embedding
 TERM_KEYS = (  # what a stage trains and on what; its other keys say when and how fast
     *("loss_weights", "loss_kinds", "modes", "lora", "adapters"),
@@ -42,8 +43,13 @@ def without_region(stages: Stages) -> Stages:
 
 
 def without_joint(stages: Stages) -> Stages:
-    """The recipe without its last stage."""
-    return _share_out(stages, stages[:-1])
+    """The recipe without its last stage, down to whose share of the learning rate the stage before it goes instead.
+
+    An arm that never came down to a low rate would be beaten for that, whatever its stages are.
+    """
+    (*earlier, region), last = stages[:-1], stages[-1]
+    ended = {key: last[key] for key in (FINAL_SHARE,) if key in last}
+    return _share_out(stages, [*earlier, {**_without(region, (FINAL_SHARE,)), **ended}])
 
 
 def without_region_texts(stages: Stages) -> Stages:

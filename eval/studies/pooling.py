@@ -1,8 +1,8 @@
 """Figures pooled over the trainings of an arm, and paired differences of two arms, as Results.
 
-Every training is evaluated on the same queries, resampled by the same draws of images. So an arm's figure in a draw is
-the mean over its trainings, the difference of two arms in a draw is the difference of these, and intervals are their
-percentiles: images are resampled, trainings are not.
+Every training is evaluated on the same queries, resampled by the same draws of images (of texts, where a text is the
+query). So an arm's figure in a draw is the mean over its trainings, the difference of two arms in a draw is the
+difference of these, and intervals are their percentiles: images are resampled, trainings are not.
 """
 
 from __future__ import annotations
@@ -86,8 +86,17 @@ def pool(figures: Sequence[RunFigure], seeds: Sequence[int], protocol: Mapping[s
         n=first.n,
         per_seed=per_seed,
         resampled=resampled,
-        protocol={**protocol, "seeds": list(seeds), "interval": "images resampled, trainings fixed"},
+        protocol={
+            **protocol,
+            "seeds": list(seeds),
+            "interval": f"{_resampled_units(first)} resampled, trainings fixed",
+        },
     )
+
+
+def _resampled_units(figure: RunFigure) -> str:
+    """What is drawn for the interval of a figure: of retrieval by text the texts, which are its queries."""
+    return "texts" if figure.metric.startswith("text_to_") else "images"
 
 
 def context_of(runs: Sequence[Any], hardware: str, command: str) -> RunContext:

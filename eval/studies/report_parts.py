@@ -8,7 +8,10 @@ from typing import Any
 from regionmed_clip.eval.selection import PHANTOM_NOTE
 from regionmed_clip.eval.studies.pooling import Pooled
 
-INTERVAL_NOTE = "95 % bootstrap interval, images resampled with all their regions and seeds, trainings fixed"
+INTERVAL_NOTE = (
+    "95 % bootstrap interval, images resampled with all their regions and seeds (where a text is the query: texts), "
+    "trainings fixed"
+)
 
 
 def format_cell(figure: Pooled, sign: str = "") -> str:

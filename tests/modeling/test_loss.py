@@ -196,6 +196,53 @@ def test_regions_that_the_step_left_out_still_count_for_their_image():
     assert counts(batch, "image_region_text")[0] == 3 + 2
 
 
+def test_a_text_that_a_left_out_region_states_is_known_by_what_that_region_states():
+    nobody_names_it = torch.full((2, 2, 1), -1)
+    batch = batch_of_two(
+        negative_text_index=nobody_names_it,
+        image_region_keys=torch.tensor([[FIRST, SECOND], [THIRD, FALSE]]),
+        image_region_facts=torch.tensor([[[SHADOW, 0], [FLUID, RIGHT]], [[SHADOW, LEFT], [SHADOW, RIGHT]]]),
+    )
+    # Image 0 states shadow and fluid: both +, left and right shadow say more: masked. Image 1: its two +, shadow
+    # masked, fluid -.
+    assert counts(batch, "image_region_text") == (4, 1, 3)
+
+
+def test_a_text_that_takes_part_as_a_hard_negative_has_the_facts_of_its_copy():
+    """As after gathering, where the first copy of a text may be one of unknown facts."""
+    batch = batch_of_two(negative_text_index=torch.full((2, 2, 1), -1))
+    expected = counts(batch, "region_text")
+    batch["image_region_facts"] = torch.zeros_like(batch["image_region_facts"])
+    batch["region_text"] = torch.cat([batch["region_text"], batch["region_text"][2:3]])
+    batch["region_text_keys"] = torch.tensor([FIRST, SECOND, THIRD, FALSE, THIRD])
+    batch["region_text_mask"] = torch.tensor([True, True, True, True, False])
+    batch["region_text_facts"] = torch.tensor([[SHADOW, 0], [FLUID, RIGHT], [0, 0], [0, 0], [SHADOW, LEFT]])
+    assert counts(batch, "region_text") == expected
+    assert expected == (3, 4, 2 + 3)  # shadow and left shadow of each other; FALSE, which nobody names, of everyone
+
+
+def test_keys_of_all_regions_without_their_facts_are_refused():
+    with pytest.raises(ValueError, match="image_region_keys and image_region_facts belong together"):
+        batch_of_two(image_region_keys=torch.tensor([[FIRST, SECOND, THIRD], [THIRD, -1, -1]]))
+
+
+def test_texts_that_read_alike_are_one_text_of_one_key_whoever_names_it():
+    """Text 1 is the source's in one place and a template's in another; text 2 has a key with it in common."""
+    batch = count_texts_once({
+        "region_text_fingerprints": torch.tensor([1, 1, 2, 2, 3, 1]),
+        "region_text_keys": torch.tensor([30, 20, 30, 40, 50, -1]),
+        "region_text_mask": torch.tensor([True, True, True, True, True, False]),  # the last is a placeholder
+        "region_keys": torch.tensor([40, 50, -1]),
+        "image_region_keys": torch.tensor([[20, 77], [-1, 30]]),  # 77: of a text that is not in the batch
+        "region_negative_keys": torch.tensor([[30], [-1], [50]]),
+    })  # fmt: skip
+    assert batch["region_text_mask"].tolist() == [True, False, True, False, True, False]
+    assert batch["region_text_keys"].tolist() == [20, 20, 20, 20, 50, -1]
+    assert batch["region_keys"].tolist() == [20, 50, -1]
+    assert batch["image_region_keys"].tolist() == [[20, 77], [-1, 20]]
+    assert batch["region_negative_keys"].tolist() == [[20], [-1], [50]]
+
+
 def test_the_similarity_filter_masks_all_but_own_texts_and_own_hard_negatives():
     batch = batch_of_two() | {"region_text": unit_rows(1, 5).expand(4, -1)}
     assert counts(batch, "region_text", similarity_filter=0.9) == (3, 1, 8)

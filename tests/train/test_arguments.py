@@ -20,8 +20,10 @@ REAL_SMALL = RECIPES_FOLDER / "real_small.yaml"
 
 @pytest.mark.parametrize("path", sorted(RECIPES_FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid_and_opens_with_its_command(path: Path):
-    needs_data = "data" not in yaml.safe_load(path.read_text())
-    recipe = load_recipe(path, ["data=phantom"] if needs_data else [])
+    values = yaml.safe_load(path.read_text())
+    given = [] if "data" in values else ["data=phantom"]
+    given += ["model.start=CHECKPOINT"] if values["tokenizer"].get("source") == "start" else []
+    recipe = load_recipe(path, given)
     assert recipe.name == path.stem
     assert path.read_text().startswith("# accelerate launch train/pretrain.py")
 
@@ -66,6 +68,11 @@ def test_overrides_reach_inner_keys_and_stages_by_name():
         ("stages.joint.loss_weights={hard_negatives: 1}", "has the term hard_negatives and num_negatives 0; set num"),
         ("stages.joint.adapters=fold", "adapters is 'fold'; it must be one of keep, merge, drop"),
         ("stages.region.modes={vision: lora}", "trains the vision tower in full, and an earlier stage left adapters"),
+        (
+            "stages=[{name: a, steps: 1, modes: {vision: lora}},"
+            "{name: b, steps: 1, modes: {vision: lora}, lora: {vision: {rank: 4}}}]",
+            "stage 'b' has lora.vision .*rank=4.* which has .*rank=16.*; give the same settings there, or set adapters",
+        ),
         ("stages.region.lora={vision: {rank: 0}}", "lora.vision: rank is 0; it must be at least 1"),
         ("stages.joint.augmentation={flip_x: 2}", "augmentation: flip_x is 2.0; it must be from 0 to 1"),
         ("ema_decay=1", "ema_decay is 1.0; it must be between 0 and 1"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
-from regionmed_clip.train.collator import PositionedSamples
+from regionmed_clip.train.augmented_samples import PositionedSamples, SampleSettings
 from regionmed_clip.train.frame_store import StoredSample
 from regionmed_clip.train.sample_order import SampleOrder
 
@@ -19,7 +19,7 @@ class Store:
 
 
 def boxes_at(positions: list[int], box_noise: float) -> np.ndarray:
-    samples = PositionedSamples(Store(), SampleOrder(2, seed=3), 4, box_noise).__getitems__(positions)
+    samples = PositionedSamples(Store(), SampleOrder(2, seed=3), SampleSettings(4, box_noise)).__getitems__(positions)
     return np.stack([sample.boxes for sample, _ in samples])
 
 

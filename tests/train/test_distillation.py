@@ -22,8 +22,8 @@ from regionmed_clip.train.distillation import (
     freeze_teacher,
 )
 from regionmed_clip.train.recipe_parts import Distillation, Stage
+from regionmed_clip.train.stage_model import StageModel
 from regionmed_clip.train.stages import set_trained_parameters
-from regionmed_clip.train.training_step import StageModel
 
 LABEL_FREE = Stage(name="label_free", loss_weights={"region_distillation": 1.0})
 RECIPE = load_recipe(

@@ -70,7 +70,7 @@ def trainer(recipe: Recipe, output_dir: Path) -> Trainer:
     model = build_model(recipe, processor)
     recipe, noise = recipe.settled(), Noise()
     stores = {stage.name: noise for stage in recipe.stages}
-    return Trainer(recipe, model, processor, stores, output_dir, Accelerator(cpu=True), "run")
+    return Trainer(recipe, model, processor, stores, output_dir, Accelerator(cpu=True), {"seed": 0})
 
 
 @pytest.mark.parametrize("last_step", [3, 5, 8])  # resumed where a stage begins, and in the middle of both
@@ -147,7 +147,7 @@ def losses_on_one_process(recipe: Recipe, source: Path, folder: Path) -> list[fl
     model = build_model(recipe, processor)
     recipe = recipe.settled()
     stores = {stage.name: store for stage in recipe.stages}
-    Trainer(recipe, model, processor, stores, folder, Accelerator(cpu=True), "run").train(resume=False)
+    Trainer(recipe, model, processor, stores, folder, Accelerator(cpu=True), {"seed": 0}).train(resume=False)
     return [row["loss"] for row in read_metrics(folder / "metrics.jsonl")]
 
 

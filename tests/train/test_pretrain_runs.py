@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,10 +21,10 @@ def launch_command(output_dir: Path, *arguments: str, config_file: str = "train/
     return [*launcher, *recipe, *arguments]
 
 
-def run(repository: Path, command: list[str]) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+def run(repository: Path, command: list[str], num_runs: int = 1) -> subprocess.CompletedProcess:
+    environment, limit_s = {**os.environ, "ACCELERATE_USE_CPU": "true"}, TIMEOUT_S * num_runs
     return subprocess.run(
-        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        command, cwd=repository, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
     )
 
 
@@ -33,10 +34,6 @@ def metrics_lines(output_dir: Path) -> list[str]:
 
 def metrics(output_dir: Path) -> list[dict]:
     return [json.loads(line) for line in metrics_lines(output_dir)]
-
-
-def timeless_metrics(output_dir: Path) -> list[dict]:
-    return [{key: value for key, value in row.items() if key != "samples_per_s"} for row in metrics(output_dir)]
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +92,34 @@ def test_two_processes_take_the_same_steps_as_one(smoke_run, repository, tmp_pat
             assert two[name] == one[name], name
 
 
-def test_a_run_killed_in_the_middle_and_resumed_ends_with_the_same_bits(smoke_run, repository, tmp_path):
+def test_a_run_killed_in_writing_a_checkpoint_and_again_and_resumed_ends_with_the_same_bits(
+    smoke_run, repository, tmp_path
+):
+    script = [sys.executable, "tests/train/kill_and_resume.py", "--kills", "2", "--reference", str(smoke_run)]
+    killed = run(repository, [*script, "--folder", str(tmp_path)], num_runs=3)
+    assert killed.returncode == 0, killed.stdout + killed.stderr[-4000:]
+    assert "equal bit for bit" in killed.stdout
+    rows = [line for line in killed.stdout.splitlines() if line.startswith(("| 1 |", "| 2 |"))]
+    assert len(rows) == 2
+    assert ".partial" in rows[0]  # a checkpoint was being written
+
+
+def test_a_run_that_is_asked_to_end_saves_says_how_to_go_on_and_leaves_with_code_75(repository, tmp_path):
     output_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        launch_command(output_dir), cwd=repository, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    recipe = ["--recipe", "train/recipes/smoke.yaml", "--output_dir", str(output_dir), "checkpoint_every_steps=100"]
+    command = [sys.executable, "train/pretrain.py", *recipe]
+    process = subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + TIMEOUT_S
-    while not (output_dir / "metrics.jsonl").exists() or len(metrics_lines(output_dir)) < 10:
-        assert time.monotonic() < deadline, "the run did not reach its tenth step"
-        assert process.poll() is None, "the run ended before it could be killed"
+    while not (output_dir / "metrics.jsonl").exists() or len(metrics_lines(output_dir)) < 2:
+        assert time.monotonic() < deadline, "the run did not reach its second step"
+        assert process.poll() is None, "the run ended before it could be asked to"
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (output_dir / "final").exists()
-    finished = run(repository, launch_command(output_dir, "--resume"))
-    assert finished.returncode == 0, finished.stderr[-4000:]
-    weights = "final/model.safetensors"
-    assert (output_dir / weights).read_bytes() == (smoke_run / weights).read_bytes()
-    assert timeless_metrics(output_dir) == timeless_metrics(smoke_run)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 75, told[-4000:]
+    (checkpoint,) = (output_dir / "checkpoints").iterdir()
+    assert checkpoint.name == f"step_{len(metrics_lines(output_dir)):08d}"
+    assert told.splitlines()[-1] == shlex.join([*command, "--resume"])
 
 
 def test_the_baseline_runs_beside_the_model_under_a_revision_of_its_own(repository, tmp_path):

@@ -1,13 +1,12 @@
 """What a run refuses before any work: keys the config would ignore, and a folder that belongs to another run."""
 
 import pytest
-import torch
 
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
-from regionmed_clip.train.checkpoint import RunState, refuse_other_run, save_checkpoint
-from regionmed_clip.train.pretraining import build_config, build_model
+from regionmed_clip.train.model_building import build_config, build_model
+from regionmed_clip.train.pretraining import describe_stage
 from regionmed_clip.train.tokenizer import train_tokenizer
 
 SMOKE = RECIPES_FOLDER / "smoke.yaml"
@@ -43,11 +42,9 @@ def test_a_tokenizer_that_does_not_fit_the_text_tower_is_refused_with_the_recipe
         build_model(load_recipe(SMOKE), processor)
 
 
-def test_the_newest_checkpoint_decides_whether_a_folder_may_be_resumed(tmp_path):
-    refuse_other_run(tmp_path, "any")  # no checkpoint yet
-    model = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(model.parameters())
-    save_checkpoint(tmp_path, model, optimizer, RunState(1, "joint", 0, 16, "recipe@data"), num_kept=2)
-    refuse_other_run(tmp_path, "recipe@data")
-    with pytest.raises(ValueError, match="recipe and data recipe@data, this run has recipe@other data"):
-        refuse_other_run(tmp_path, "recipe@other data")
+def test_a_stages_line_for_the_card_says_what_is_its_own():
+    recipe = load_recipe(SMOKE, ["stages.joint.epochs=1.5", "stages.joint.steps=null", "stages.joint.image_size=64"])
+    first, _, joint = (describe_stage(stage, recipe) for stage in recipe.settled().stages)
+    assert first == "stage global: 8 steps, learning rate 0.001, losses image_text x 1"
+    assert joint.startswith("stage joint: 1.5 epochs, learning rate 0.0005, losses image_text x 1, region_text x 1, ")
+    assert joint.endswith(", image size 64")

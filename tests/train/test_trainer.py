@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from tiny_models import tiny_batch, tiny_model
 
-from regionmed_clip.train.trainer import StageModel, eager_attention_on_cpu
+from regionmed_clip.train.stage_model import StageModel, eager_attention_on_cpu
 
 
 @pytest.fixture

@@ -70,8 +70,14 @@ def test_results_name_seeds_weights_and_the_figure_of_each_seed():
 def test_a_draw_in_which_a_figure_is_undefined_counts_in_no_interval():
     figures = [replace(BETTER.runs[0].figures[0], resampled=[None, 0.25, 0.5, 0.75]) for _ in range(2)]
     pooled = pool(figures, [0, 1], {})
+    assert pooled.protocol["interval"] == "images resampled, trainings fixed"
     assert np.isnan(pooled.resampled[0])
     assert (pooled.low, pooled.high) == pytest.approx((0.2625, 0.7375))  # 2.5 % and 97.5 % of 0.25, 0.5, 0.75
+
+
+def test_of_retrieval_by_text_the_texts_are_resampled_and_it_is_said():
+    figure = replace(BETTER.runs[0].figures[0], metric="text_to_image_recall@1")
+    assert pool([figure], [0], {}).protocol["interval"] == "texts resampled, trainings fixed"
 
 
 def test_figures_stand_by_source_and_only_those_asked_for():

@@ -63,6 +63,15 @@ def test_an_arm_that_begins_later_warms_up_as_long_as_the_recipe_does():
     assert [stage.get("warmup_steps", 0) for stage in arms["without_region"]] == [4, 1]
 
 
+def test_an_arm_without_the_last_stage_comes_down_to_its_learning_rate_all_the_same():
+    warm, cool = {"final_learning_rate_share": 0.7}, {"final_learning_rate_share": 0.03}
+    arms, _ = list_arms([GLOBAL, REGION | warm, JOINT | cool])
+    assert {name: made[-1].get("final_learning_rate_share") for name, made in arms.items()} == dict.fromkeys(arms, 0.03)
+    assert arms["default"][1]["final_learning_rate_share"] == 0.7
+    by_default, _ = list_arms([GLOBAL, REGION | warm, JOINT])
+    assert "final_learning_rate_share" not in by_default["without_joint"][-1]  # the recipe's own default
+
+
 def test_joint_has_the_terms_of_the_last_stage_and_the_schedule_of_every_stage():
     first, second, last = list_arms(STAGES)[0]["joint"]
     assert first == {"name": "global", "steps": 10, "warmup_steps": 4, "learning_rate": 1e-3} | {
