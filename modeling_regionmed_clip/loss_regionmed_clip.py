@@ -140,8 +140,7 @@ def loss_inputs(
             this step left out too. None: of the regions of this step.
 
     Raises:
-        ValueError: without images or texts, if it is unknown which text belongs to which image, and for keys of all
-            regions without their facts.
+        ValueError: without images or texts, without `text_index` where it is needed, for keys of all regions alone.
     """
     if output.image_embeds is None or output.text_embeds is None:
         raise ValueError("return_loss=True needs pixel_values and input_ids; one of them was not given.")
@@ -171,17 +170,11 @@ def loss_inputs(
     index = region_text_index.masked_fill(~region_mask, -1)
     batch |= _region_rows(output, index, region_text_keys, image_region_keys)
     if region_text_facts is not None:
-        _refuse_one_of_two(image_region_keys, image_region_facts)
-        batch |= _region_facts(index, region_text_facts, image_region_facts)
+        batch |= _region_facts(index, region_text_facts, image_region_keys, image_region_facts)
     if negative_text_index is not None:
         negative_index = negative_text_index.masked_fill((index < 0)[..., None], -1)
         batch |= _hard_negatives(output, index, negative_index, region_text_keys)
     return batch
-
-
-def _refuse_one_of_two(image_region_keys: Tensor | None, image_region_facts: Tensor | None) -> None:
-    if (image_region_keys is None) != (image_region_facts is None):
-        raise ValueError("image_region_keys and image_region_facts belong together; give both or neither.")
 
 
 def _region_rows(
@@ -201,8 +194,12 @@ def _region_rows(
     }
 
 
-def _region_facts(index: Tensor, region_text_facts: Tensor, image_region_facts: Tensor | None) -> dict[str, Tensor]:
-    """Facts of the regions and of their texts."""
+def _region_facts(
+    index: Tensor, region_text_facts: Tensor, image_region_keys: Tensor | None, image_region_facts: Tensor | None
+) -> dict[str, Tensor]:
+    """Facts of the regions and of their texts; a ValueError for keys without facts, or the other way round."""
+    if (image_region_keys is None) != (image_region_facts is None):
+        raise ValueError("image_region_keys and image_region_facts belong together; give both or neither.")
     facts = values_at(region_text_facts, index, 0)  # (B, R, F)
     return {
         "region_facts": facts.flatten(0, 1),  # (B * R, F)

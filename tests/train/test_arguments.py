@@ -69,11 +69,16 @@ def test_overrides_reach_inner_keys_and_stages_by_name():
         ("stages.joint.adapters=fold", "adapters is 'fold'; it must be one of keep, merge, drop"),
         ("stages.region.modes={vision: lora}", "trains the vision tower in full, and an earlier stage left adapters"),
         (
-            "stages=[{name: a, steps: 1, modes: {vision: lora}},"
-            "{name: b, steps: 1, modes: {vision: lora}, lora: {vision: {rank: 4}}}]",
+            (
+                "stages=[{name: a, steps: 1, modes: {vision: lora}},"
+                "{name: b, steps: 1, modes: {vision: lora}, lora: {vision: {rank: 4}}}]"
+            ),
             "stage 'b' has lora.vision .*rank=4.* which has .*rank=16.*; give the same settings there, or set adapters",
         ),
         ("stages.region.lora={vision: {rank: 0}}", "lora.vision: rank is 0; it must be at least 1"),
+        ("stages.region.lora={vision: {rank: 4}}", "'region' has settings in lora, and no tower trains by it; set mod"),
+        ("stages.joint.max_grad_norm=0", "stage 'joint': max_grad_norm is 0.0; it must be above 0"),
+        ("seed=4294967296", "seed is 4294967296; it must be from 0 to 4294967295"),
         ("stages.joint.augmentation={flip_x: 2}", "augmentation: flip_x is 2.0; it must be from 0 to 1"),
         ("ema_decay=1", "ema_decay is 1.0; it must be between 0 and 1"),
         ("similarity_filter=2", "similarity_filter is 2.0; it must be a cosine above 0 and at most 1"),
@@ -98,6 +103,11 @@ def test_a_bad_override_is_refused_by_name(override, message):
         load_recipe(SMOKE, [override])
 
 
+def test_an_override_of_a_stage_that_is_no_mapping_is_refused():
+    with pytest.raises(ValueError, match=r"there is no stage 'global'; the recipe's stages are \[\]"):
+        load_recipe(SMOKE, ["stages=[global]", "stages.global.steps=3"])
+
+
 def test_a_recipe_without_data_says_how_to_give_it():
     with pytest.raises(ValueError, match="'real_small' names no data; add data=phantom, data=jsonl:FOLDER or"):
         load_recipe(REAL_SMALL)
@@ -119,6 +129,10 @@ def test_plain_clip_has_the_same_steps_and_no_region_term():
 def test_the_fingerprint_follows_what_decides_the_weights_and_nothing_else():
     same = load_recipe(SMOKE, ["baseline=true", "checkpoint_every_steps=2", "evaluation.batch_size=8"])
     other = load_recipe(SMOKE, ["stages.joint.learning_rate=1e-4"])
+    shared_out = load_recipe(
+        SMOKE, ["num_processes=2", "batch_size_per_device=4", "stages.joint.batch_size_per_device=2"]
+    )
+    assert shared_out.fingerprint() == same.fingerprint()
     assert same.fingerprint() == load_recipe(SMOKE).fingerprint() != other.fingerprint()
 
 

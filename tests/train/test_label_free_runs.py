@@ -26,6 +26,7 @@ from regionmed_clip.train.sample_order import SampleOrder
 from regionmed_clip.train.tokenizer import train_tokenizer
 from regionmed_clip.train.trainer import Trainer
 from regionmed_clip.train.training_step import TrainingStep
+from regionmed_clip.train.watching import RunWatcher
 
 SMOKE = RECIPES_FOLDER / "smoke.yaml"
 STAGES = [
@@ -81,20 +82,23 @@ def test_a_label_free_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(
     undisturbed.train(resume=False)
     assert not list((tmp_path / "undisturbed" / "checkpoints").glob("teacher_*"))  # both stages have ended
 
-    stopped = trainer(recipe, tmp_path / "stopped")
-    append = stopped._row
+    record = RunWatcher.record
 
-    def row_or_stop(step, *rest):
+    def record_or_stop(self, step, *rest):
         if step > last_step:
             raise KeyboardInterrupt
-        return append(step, *rest)
+        return record(self, step, *rest)
 
-    monkeypatch.setattr(stopped, "_row", row_or_stop)
-    with pytest.raises(KeyboardInterrupt):
-        stopped.train(resume=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWatcher, "record", record_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(recipe, tmp_path / "stopped").train(resume=False)
+    left_by_a_kill = tmp_path / "stopped" / "checkpoints" / "teacher_00000000.safetensors"
+    left_by_a_kill.write_bytes(b"of a stage that has ended")
 
     resumed = trainer(recipe, tmp_path / "stopped")
     resumed.train(resume=True)
+    assert not list((tmp_path / "stopped" / "checkpoints").glob("teacher_*"))
     expected = undisturbed.model.state_dict()
     for name, tensor in resumed.model.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
@@ -172,6 +176,7 @@ def test_a_folder_of_images_alone_trains_on_two_processes_as_on_one_and_is_evalu
 
 def test_images_alone_are_refused_by_a_stage_that_needs_their_texts(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "use_all_cores", lambda accelerator: None)  # this process is to keep its threads
+    monkeypatch.setattr(pretraining, "RunLock", lambda folder: None)  # only a process that ends gives it back
     records = list(JsonlSource(images_alone(tmp_path / "source", 24)).records("train"))
     corpus = write_corpus(tmp_path / "corpus", {"train": rows_of(records), "test": rows_of(records[:4])})
     overrides = [f"data={corpus.folder}", "distillation.min_side=0.25", "precision=fp32"]

@@ -18,10 +18,20 @@ from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedC
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 from regionmed_clip.train import trainer as trainer_module
 from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
-from regionmed_clip.train.checkpoint import best_state, list_checkpoints, load_average, read_state
+from regionmed_clip.train.checkpoint import (
+    Best,
+    CheckpointTensors,
+    RunState,
+    best_state,
+    list_checkpoints,
+    load_average,
+    read_state,
+    save_best,
+)
 from regionmed_clip.train.interruption import SIGNALS, Interrupted, Interruption
 from regionmed_clip.train.metrics_log import read_metrics, timeless
 from regionmed_clip.train.pretraining import build_model
+from regionmed_clip.train.recipe_parts import Augmentation
 from regionmed_clip.train.run_identity import run_identity
 from regionmed_clip.train.shard_store import ShardStore
 from regionmed_clip.train.tokenizer import train_tokenizer
@@ -159,8 +169,23 @@ def test_a_resume_without_a_checkpoint_starts_anew(make_trainer, tmp_path, monke
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
 
 
+def test_processes_of_the_loader_decode_and_crop_and_do_nothing_else(make_trainer, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(trainer_module, "load_batches", lambda *arguments: seen.append(arguments[-1]) or [])
+    for decodes_images in (True, False):
+        monkeypatch.setattr(ShardStore, "decodes_images", decodes_images)
+        for augmentation in (Augmentation(min_side=0.7), Augmentation(flip_x=0.5)):
+            trainer = make_trainer(tmp_path, preparation_workers=3)
+            plan = trainer.plans[0]
+            stage = dataclasses.replace(plan.stage, augmentation=augmentation)
+            list(trainer._batches(dataclasses.replace(plan, stage=stage), 0))
+    assert seen == [3, 3, 3, 0]
+
+
 def test_the_best_checkpoint_is_kept_by_the_figure_whatever_comes_after_it(make_trainer, tmp_path, monkeypatch):
     figures = iter([0.3, 0.8, 0.5, None, 0.8, 0.7, 0.1, 0.2])
+    kept_of_another = RunState(9, "joint", 0, 0, 0, {"seed": 1}, Best("macro_auroc", 0.9))
+    save_best(tmp_path / "checkpoints", CheckpointTensors({}, {}), kept_of_another)
     trainer = make_trainer(tmp_path, checkpoint_every_steps=1, keep_checkpoints=1)
     kept = dataclasses.replace(trainer.recipe.validation, every_steps=1, keep_best="macro_auroc")
     trainer.recipe = dataclasses.replace(trainer.recipe, validation=kept)

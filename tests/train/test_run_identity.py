@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from tiny_corpora import rows_of, write_corpus
 
+from regionmed_clip.processing.corpus.sources.phantom import PhantomSource
 from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
 from regionmed_clip.train.run_identity import differences, identity_hash, refuse_other_identity, run_identity
 
@@ -44,10 +47,27 @@ def test_a_stage_that_was_renamed_added_or_moved_is_told_by_name():
 def test_other_data_and_another_start_are_other_runs():
     before, now = identity_of(start="abc"), identity_of(start="def")
     assert differences(before, now) == ['start_revision: "abc" in the checkpoint, "def" now']
-    changed = {**before, "data_revision": dict.fromkeys(before["data_revision"], "phantom@other")}
-    (line,) = differences(before, changed)
-    assert line.startswith("data_revision.phantom:num_train=96,num_test=48: ")
-    assert line.endswith('"phantom@other" now')
+    images = "phantom@phantom-v1:seed={}:difficulty=0.4 of {} images"
+    assert differences(before, identity_of("data=phantom:num_train=96,seed=1", start="abc")) == [
+        f'data: "{images.format(0, 96)}" in the checkpoint, "{images.format(1, 96)}" now'
+    ]
+    more_in_one = differences(before, identity_of("stages.joint.data=phantom:num_train=97", start="abc"))
+    assert more_in_one == [
+        f'stages.joint.data: "{images.format(0, 96)}" in the checkpoint, "{images.format(0, 97)}" now'
+    ]
+    mixed = identity_of("data=phantom:num_train=9*2 + phantom:num_train=7", start="abc")
+    assert mixed["data"] == f"({images.format(0, 9)}) * 2.0 + ({images.format(0, 7)}) * 1.0"
+
+
+def test_a_run_goes_on_with_data_and_start_that_have_been_moved(tmp_path):
+    rows = rows_of(PhantomSource(num_train=4, num_test=0).records("train"))
+    folder = write_corpus(tmp_path / "corpus", {"train": rows}).folder
+    start = "tokenizer.source=start"
+    before = identity_of(f"data={folder}", f"model.start={tmp_path}/old", start, start="abc")
+    moved = shutil.move(folder, tmp_path / "moved")
+    now = identity_of(f"data={moved}", f"model.start={tmp_path}/new", start, start="abc")
+    assert differences(before, now) == []
+    assert str(tmp_path) not in json.dumps(now)
 
 
 def test_keys_that_do_not_decide_the_weights_may_change():
