@@ -1,4 +1,4 @@
-"""One rank of `test_processes_share_a_step.py`: takes a step of tiny_steps.py and leaves what it found in a folder.
+"""One rank of `test_processes.py`: takes a step of tiny_steps.py and leaves what it found in a folder.
 
 Usage: step_worker.py FOLDER MICRO_BATCH_SIZE(0: one pass) plain|sharded
 """

@@ -80,6 +80,12 @@ def test_facts_and_keys_of_a_mirrored_sample_change_exactly_with_its_texts(store
             assert is_same == np.array_equal(mirrored.region_facts[region], sample.region_facts[region])
 
 
+def test_a_finding_that_names_a_side_is_that_of_the_other_side_in_the_mirror(store):
+    sample = next(sample for sample in store.found if len(sample.region_findings) == 2)
+    named = replace(sample, region_findings=("left hydrocele", ""))
+    assert named.mirrored().region_findings == ("right hydrocele", "")
+
+
 def test_a_flip_shows_the_mirrored_sample(store):
     for sample, seed in zip(store.found, SEEDS):
         assert_same(augment(sample, FLIP_X, seed), sample.mirrored())

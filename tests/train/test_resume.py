@@ -8,6 +8,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -34,6 +35,7 @@ from regionmed_clip.train.pretraining import build_model
 from regionmed_clip.train.recipe_parts import Augmentation
 from regionmed_clip.train.run_identity import run_identity
 from regionmed_clip.train.shard_store import ShardStore
+from regionmed_clip.train.stages import learning_rate_at
 from regionmed_clip.train.tokenizer import train_tokenizer
 from regionmed_clip.train.trainer import Trainer
 from regionmed_clip.train.training_step import TrainingStep
@@ -167,6 +169,42 @@ def test_a_resume_without_a_checkpoint_starts_anew(make_trainer, tmp_path, monke
         make_trainer(tmp_path).train(resume=True)
     assert interrupted.value.step == 1
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_what_a_stage_says_of_its_own_reaches_its_steps(make_trainer, store, tmp_path, monkeypatch):
+    trainer, run_step, seen = make_trainer(tmp_path), TrainingStep.run, []
+    first, _, last = trainer.recipe.stages
+    own = {"global_batch_size": 4, "batch_size_per_device": 3, "max_regions": 1, "num_negatives": 2, "box_noise": 0.0}
+    own |= {"augmentation": Augmentation(), "warmup_steps": 1, "learning_rates": {"text": 1e-5}, "weight_decay": 0.3}
+    own |= {"ema_decay": 0.25, "adapters": "keep"}
+    trainer = make_trainer(tmp_path, stages=(first, dataclasses.replace(last, **own)))
+
+    def run(self, batches, step):
+        groups = [
+            {name: group[name] for name in ("name", "lr", "weight_decay")} for group in self.optimizer.param_groups
+        ]
+        seen.append((self.stage, batches, groups, trainer.average.decay))
+        return run_step(self, batches, step)
+
+    monkeypatch.setattr(TrainingStep, "run", run)
+    trainer.train(resume=False)
+    assert len(seen) == 5
+    for place, (stage, batches, groups, decay) in enumerate(seen):
+        is_last = place >= 2
+        assert stage == trainer.recipe.stages[is_last]
+        assert [len(batch["sample_id"]) for batch in batches] == ([3, 1] if is_last else [6])
+        assert {batch["region_boxes"].shape[1] for batch in batches} == {1 if is_last else 2}
+        assert [batch["negative_text_index"].shape[2] for batch in batches if is_last] == [2] * 2 * is_last
+        assert ("negative_text_index" in batches[0]) == is_last
+        assert decay == (0.25 if is_last else 0.5)
+        for group in groups:
+            assert group["lr"] == learning_rate_at(stage, place - 2 * is_last, group["name"])
+        assert {group["weight_decay"] for group in groups} == {0.0, 0.3 if is_last else 0.05}
+    shown = torch.cat([batch["pixel_values"] for _, batches, _, _ in seen for batch in batches])
+    stored = [sample.frame for sample in store.samples(store.order(0).indices(0, len(shown)))]
+    is_as_stored = (shown == IMAGES.normalize_frames(torch.from_numpy(np.stack(stored)))).flatten(1).all(dim=1)
+    assert is_as_stored[12:].all()
+    assert not is_as_stored[:12].all()
 
 
 def test_processes_of_the_loader_decode_and_crop_and_do_nothing_else(make_trainer, tmp_path, monkeypatch):

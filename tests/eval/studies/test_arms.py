@@ -32,7 +32,7 @@ def run(arm: str, seed: int, hits: list[int], **changes) -> MeasuredRun:
 
 
 BETTER = MeasuredArm("joint", [run("joint", 0, [1, 1, 1, 1]), run("joint", 1, [1, 1, 1, 0])])
-WORSE = MeasuredArm("default", [run("default", 0, [0, 0, 0, 0]), run("default", 1, [1, 0, 0, 0])])
+WORSE = MeasuredArm("default", [run("default", 0, [0, 0, 1, 0]), run("default", 1, [1, 0, 0, 0])])
 KEY = ("region_to_text_accuracy", None)
 
 
@@ -49,10 +49,11 @@ def test_a_difference_is_that_of_the_mean_outcomes_of_every_query():
     (pair,) = comparison.differences
     figure = comparison.differences[pair][KEY]
     assert pair == ("joint", "default")
-    assert figure.value == 6 / 8
-    assert figure.per_seed == [1.0, 0.5]
-    expected = percentile_interval(resample_mean(np.array([0.5, 1, 1, 0.5]), IMAGES))
+    assert figure.value == 5 / 8
+    assert figure.per_seed == [0.75, 0.5]
+    expected = percentile_interval(resample_mean(np.array([0.5, 1, 0.5, 0.5]), IMAGES))
     assert (figure.low, figure.high) == pytest.approx(expected)
+    assert expected == pytest.approx((0.5, 0.75))  # of one arm alone: 0.5 to 1 and 0 to 0.5
 
 
 def test_results_name_seeds_weights_and_the_figure_of_each_seed():

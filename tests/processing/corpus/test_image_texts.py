@@ -151,6 +151,12 @@ def test_a_view_from_the_side_is_not_mirrored(view):
     assert texts_of(replace(record, view=view, caption=caption)).mirrored() is None
 
 
+def test_a_study_of_one_side_is_not_mirrored():
+    record = make_study([NODULE])
+    caption = write_caption(record.modality, record.view, record.regions, anatomy="left knee")
+    assert texts_of(replace(record, anatomy="left knee", caption=caption)).mirrored() is None
+
+
 @pytest.mark.parametrize(
     ("caption", "is_mirrored"),
     [
