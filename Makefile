@@ -9,7 +9,7 @@ install:  ## the package with test and lint tools, at the tested versions
 	pip install -e ".[dev]" -c constraints.txt
 
 test:  ## every test
-	pytest
+	pytest -n 2 --dist loadfile
 
 lint:  ## what .ci/run checks before the tests
 	ruff check .

@@ -27,7 +27,7 @@ DATA_FILES_OF_IMPORT_NAME = {
 }
 
 EXTRAS = {
-    "test": ["pytest>=8.4", "hypothesis>=6.100", "pydicom>=3", "nibabel>=5"],
+    "test": ["pytest>=8.4", "pytest-xdist>=3.6", "hypothesis>=6.100", "pydicom>=3", "nibabel>=5"],
     "demo": ["gradio>=6,<7", "gradio_image_annotation>=0.5"],
     "dicom": ["pydicom>=3", "nibabel>=5"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
