@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from regionmed_clip.eval.studies.orders import ARMS, list_arms, num_steps
 from regionmed_clip.eval.studies.recipes import override_stages, refuse_stages
-from regionmed_clip.train.arguments import DEFAULT_RECIPE, load_recipe, plain_clip_recipe
+from regionmed_clip.eval.studies.training_orders import RECIPE
+from regionmed_clip.train.arguments import load_recipe, plain_clip_recipe
 
 GLOBAL = {"name": "global", "steps": 10, "warmup_steps": 4, "loss_weights": {"image_text": 1.0}}
 GLOBAL |= {"modes": {"roi": "frozen"}, "learning_rate": 1e-3}
@@ -102,11 +103,11 @@ def test_an_arm_keeps_its_own_name_where_it_is_asked_for_alone():
     assert same == {}
 
 
-def test_every_arm_of_the_quickstart_is_a_sound_recipe_and_global_only_is_plain_clip():
-    default = load_recipe(DEFAULT_RECIPE)
-    stages = yaml.safe_load(DEFAULT_RECIPE.read_text(encoding="utf-8"))["stages"]
+def test_every_arm_of_the_shipped_recipe_is_a_sound_recipe_and_global_only_is_plain_clip():
+    default = load_recipe(RECIPE)
+    stages = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["stages"]
     arms, _ = list_arms(stages)
-    loaded = {name: load_recipe(DEFAULT_RECIPE, [override_stages(made)]) for name, made in arms.items()}
+    loaded = {name: load_recipe(RECIPE, [override_stages(made)]) for name, made in arms.items()}
     assert loaded["default"] == default
     assert loaded["global_only"].stages == plain_clip_recipe(default).stages
     assert {recipe.num_steps for recipe in loaded.values()} == {default.num_steps}
