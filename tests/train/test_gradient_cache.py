@@ -52,7 +52,9 @@ def test_micro_batches_give_the_gradients_of_one_pass_with_sigmoid_losses_and_a_
 
 def test_a_batch_without_texts_is_cached_too(accelerator):
     stage = tiny_stage(loss_weights={"region_distillation": 1.0, "proposals": 1.0})
-    expect_equal_steps(take_step(accelerator, stage=stage), take_step(accelerator, 5, stage=stage))
+    one_pass, cached = take_step(accelerator, stage=stage), take_step(accelerator, 5, stage=stage)
+    assert set(counts_and_losses(cached[0])) == {"region_distillation", "proposals"}
+    expect_equal_steps(one_pass, cached)
 
 
 def test_both_passes_draw_the_same_dropout_and_every_micro_batch_its_own(accelerator):

@@ -153,6 +153,9 @@ def test_an_unknown_or_missing_tracker_is_refused_with_the_way_out(monkeypatch, 
         assert part in str(error.value)
 
 
-def test_the_default_trackers_are_accepted():
+def test_the_default_tracker_is_installed_with_the_package_and_none_needs_nothing(monkeypatch):
     refuse_missing_trackers(Recipe())
+    monkeypatch.setattr(trackers_module, "get_available_trackers", list)
     refuse_missing_trackers(Recipe(trackers=()))
+    with pytest.raises(ValueError, match="tensorboard"):
+        refuse_missing_trackers(Recipe())

@@ -178,8 +178,11 @@ def test_a_validation_that_cannot_be_is_refused_before_any_work(overrides, parts
         assert part in str(error.value)
 
 
-def test_a_validation_that_is_off_asks_for_no_split():
-    refuse_bad_validation(tiny_recipe("data=phantom:num_train=4"))
+def test_a_validation_asks_for_its_split_only_where_it_is_on():
+    without_split = "data=phantom:num_train=4"
+    refuse_bad_validation(tiny_recipe(without_split))
+    with pytest.raises(ValueError, match="validation"):
+        refuse_bad_validation(tiny_recipe(without_split, "validation.every_steps=2"))
 
 
 def test_metrics_to_keep_the_best_by_are_those_that_the_tasks_give_and_higher_is_better():
