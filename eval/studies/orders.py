@@ -11,8 +11,9 @@ from typing import Any
 Stage = dict[str, Any]  # as a recipe file has it
 Stages = list[Stage]
 
-DEFAULT, GLOBAL_ONLY = "default", "global_only"
+THREE_STAGES, GLOBAL_ONLY = "three_stages", "global_only"
 FINAL_SHARE = "final_learning_rate_share"
+HARD_NEGATIVES = "hard_negatives"
 REGION_TEXTS = "image_region_text"  # the term: an image's region texts as further positives of its global embedding
 TERM_KEYS = (  # what a stage trains and on what; its other keys say when and how fast
     *("loss_weights", "loss_kinds", "modes", "lora", "adapters"),
@@ -30,6 +31,11 @@ def joint(stages: Stages) -> Stages:
     """The last stage's terms at every step, at the learning rates that the recipe has there."""
     terms = {key: value for key, value in stages[-1].items() if key in TERM_KEYS}
     return [{**_without(stage, TERM_KEYS), **terms} for stage in stages]
+
+
+def joint_then_hard_negatives(stages: Stages) -> Stages:
+    """The last stage's terms at every step, hard negatives there alone: the order of recipes/quickstart.yaml."""
+    return [*_without_term(joint(stages)[:-1], HARD_NEGATIVES), stages[-1]]
 
 
 def without_global(stages: Stages) -> Stages:
@@ -54,30 +60,19 @@ def without_joint(stages: Stages) -> Stages:
 
 def without_region_texts(stages: Stages) -> Stages:
     """The stages without the term of region texts as further positives of the global embedding."""
-    changed = []
-    for stage in stages:
-        kept = {**stage}
-        for key in ("loss_weights", "loss_kinds"):
-            if key in stage:
-                kept[key] = _without(stage[key], (REGION_TEXTS,))
-        if not kept.get("loss_weights", True):
-            raise ValueError(
-                f"stage {stage['name']!r} has no term but {REGION_TEXTS}, so the study cannot leave it out; leave "
-                "the arms without region texts out (--arms), or give that stage another term."
-            )
-        changed.append(kept)
-    return changed
+    return _without_term(stages, REGION_TEXTS)
 
 
 ARMS: dict[str, Callable[[Stages], Stages]] = {  # of equal ones the first gives the name
-    DEFAULT: list,
+    THREE_STAGES: list,
     GLOBAL_ONLY: global_only,
     "joint": joint,
+    "joint_then_hard_negatives": joint_then_hard_negatives,
     "region_then_joint": without_global,
     "without_global": without_global,
     "without_region": without_region,
     "without_joint": without_joint,
-    "default_without_region_texts": without_region_texts,
+    "three_stages_without_region_texts": without_region_texts,
     "joint_without_region_texts": lambda stages: without_region_texts(joint(stages)),
 }
 
@@ -136,6 +131,23 @@ def _share_out(stages: Stages, kept: Stages) -> Stages:
     if warmup:
         shared[0]["warmup_steps"] = min(warmup, steps[0] - 1)
     return shared
+
+
+def _without_term(stages: Stages, term: str) -> Stages:
+    """The stages without one loss term, their numbers of steps unchanged."""
+    changed = []
+    for stage in stages:
+        kept = {**stage}
+        for key in ("loss_weights", "loss_kinds"):
+            if key in stage:
+                kept[key] = _without(stage[key], (term,))
+        if not kept.get("loss_weights", True):
+            raise ValueError(
+                f"stage {stage['name']!r} has no term but {term}, so the study cannot leave it out; leave the arms "
+                "without it out (--arms), or give that stage another term."
+            )
+        changed.append(kept)
+    return changed
 
 
 def _is_same(first: Stages, second: Stages) -> bool:

@@ -23,16 +23,16 @@ from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.saved_models import load_model
 from regionmed_clip.eval.selection import TEMPLATE_NOTE
 from regionmed_clip.eval.studies.arm_report import list_keys
-from regionmed_clip.eval.studies.arms import compare, gather_arms
-from regionmed_clip.eval.studies.measured_runs import PlannedRun, measure_run
+from regionmed_clip.eval.studies.measured_runs import PlannedRun
 from regionmed_clip.eval.studies.pooling import Comparison
 from regionmed_clip.eval.studies.real_arms import with_negatives, with_towers, without_negatives
 from regionmed_clip.eval.studies.recipes import override_stages, read_recipe, refuse_stages
-from regionmed_clip.eval.studies.running import Start, run_all
+from regionmed_clip.eval.studies.running import Start
 from regionmed_clip.eval.studies.study_command import (
     LEAN_RUN,
     add_jobs,
     conditions_of,
+    measure_arms,
     run_command,
     study_parser,
     write_outputs,
@@ -86,10 +86,7 @@ def run_study(options: argparse.Namespace, command: str, start: Start | None = N
     """
     refuse_stages(options.overrides)
     facts = _read_start(options)
-    planned = plan(options, facts)
-    device = options.device
-    measured = run_all(planned, lambda run: measure_run(run, device), title="real data", start=start, jobs=options.jobs)
-    comparison = compare(gather_arms(planned, measured), PAIRS, METRICS)
+    comparison = measure_arms(options, plan(options, facts), PAIRS, METRICS, title="real data", start=start)
     keys = [key for key in list_keys(comparison) if key[0].startswith("region")] or list_keys(comparison)
     notes, title = describe_arms(options, comparison, facts), "Regions of real images, source by source"
     shown = {"command": command, "notes": notes, "title": title, "data_note": TEMPLATE_NOTE}

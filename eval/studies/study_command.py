@@ -12,9 +12,10 @@ from typing import Any
 from regionmed_clip.eval.results import Result, describe_hardware, write_results
 from regionmed_clip.eval.selection import PHANTOM_NOTE
 from regionmed_clip.eval.studies.arm_report import draw_arms, write_page
-from regionmed_clip.eval.studies.arms import Key
+from regionmed_clip.eval.studies.arms import Key, compare, gather_arms
+from regionmed_clip.eval.studies.measured_runs import PlannedRun, measure_run
 from regionmed_clip.eval.studies.pooling import Comparison
-from regionmed_clip.eval.studies.running import split_cores
+from regionmed_clip.eval.studies.running import Start, run_all, split_cores
 
 # A study evaluates the finished models itself, and needs no checkpoint of them.
 LEAN_RUN = ("baseline=false", "evaluation.tasks=[retrieval]", "keep_checkpoints=1")
@@ -63,6 +64,27 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 def conditions_of(options: argparse.Namespace) -> dict[str, int]:
     """What decides the weights of all trainings besides recipe and overrides: the threads that each computes with."""
     return {"threads": len(split_cores(options.jobs)[0])}
+
+
+def measure_arms(
+    options: argparse.Namespace,
+    planned: Sequence[PlannedRun],
+    pairs: Sequence[tuple[str, str]],
+    metrics: Sequence[str],
+    *,
+    title: str,
+    start: Start | None = None,
+) -> Comparison:
+    """The arms of the planned runs compared, after every one of them was trained and evaluated.
+
+    Args:
+        pairs: arms whose paired differences first - second are taken.
+        title: what the progress bar says.
+        start: runs one training to its end; None: `launch`.
+    """
+    device = options.device
+    measured = run_all(planned, lambda run: measure_run(run, device), title=title, start=start, jobs=options.jobs)
+    return compare(gather_arms(planned, measured), pairs, metrics)
 
 
 def write_outputs(

@@ -19,15 +19,15 @@ from pathlib import Path
 
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.studies.arm_report import list_keys
-from regionmed_clip.eval.studies.arms import compare, gather_arms
-from regionmed_clip.eval.studies.measured_runs import PlannedRun, measure_run
-from regionmed_clip.eval.studies.orders import ARMS, DEFAULT, GLOBAL_ONLY, Stages, list_arms, num_steps
+from regionmed_clip.eval.studies.measured_runs import PlannedRun
+from regionmed_clip.eval.studies.orders import ARMS, GLOBAL_ONLY, THREE_STAGES, Stages, list_arms, num_steps
 from regionmed_clip.eval.studies.recipes import override_stages, read_recipe, refuse_stages
-from regionmed_clip.eval.studies.running import Start, run_all
+from regionmed_clip.eval.studies.running import Start
 from regionmed_clip.eval.studies.study_command import (
     LEAN_RUN,
     add_jobs,
     conditions_of,
+    measure_arms,
     run_command,
     study_parser,
     write_outputs,
@@ -58,14 +58,9 @@ def run_study(options: argparse.Namespace, command: str, start: Start | None = N
     """
     refuse_stages(options.overrides)
     arms, same = list_arms(read_recipe(options.recipe)["stages"], options.arms)
-    planned = plan(options, arms)
-    device = options.device
-    measured = run_all(
-        planned, lambda run: measure_run(run, device), title="training orders", start=start, jobs=options.jobs
-    )
-    pairs = [(name, reference) for reference in (DEFAULT, GLOBAL_ONLY) for name in arms if name != reference]
-    pairs = [pair for pair in pairs if pair != (GLOBAL_ONLY, DEFAULT)]  # the other way round it is there
-    comparison = compare(gather_arms(planned, measured), pairs, METRICS)
+    pairs = [(name, reference) for reference in (THREE_STAGES, GLOBAL_ONLY) for name in arms if name != reference]
+    pairs = [pair for pair in pairs if pair != (GLOBAL_ONLY, THREE_STAGES)]  # the other way round it is there
+    comparison = measure_arms(options, plan(options, arms), pairs, METRICS, title="training orders", start=start)
     shown = {"command": command, "notes": describe_arms(arms, same), "title": "Training orders, equal steps"}
     return write_outputs(options.output, comparison, list_keys(comparison), **shown)
 

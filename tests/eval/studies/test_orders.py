@@ -51,11 +51,11 @@ def test_all_arms_of_any_recipe_take_equally_many_steps_and_run(tmp_path_factory
 def test_the_steps_of_a_left_out_stage_are_shared_out_in_proportion():
     arms, same = list_arms(STAGES)
     steps = {name: [stage["steps"] for stage in made] for name, made in arms.items()}
-    assert steps["default"] == steps["global_only"] == steps["joint"] == [10, 30, 61]
+    assert steps["three_stages"] == steps["global_only"] == steps["joint"] == [10, 30, 61]
     assert steps["region_then_joint"] == [33, 68]  # 10 more for 30 and 61: 3.30 and 6.70
     assert steps["without_region"] == [14, 87]  # 30 more for 10 and 61: 4.23 and 25.77
     assert steps["without_joint"] == [25, 76]  # 61 more for 10 and 30: 15.25 and 45.75
-    assert same == {"without_global": "region_then_joint"}
+    assert same == {"joint_then_hard_negatives": "joint", "without_global": "region_then_joint"}
 
 
 def test_an_arm_that_begins_later_warms_up_as_long_as_the_recipe_does():
@@ -68,7 +68,7 @@ def test_an_arm_without_the_last_stage_comes_down_to_its_learning_rate_all_the_s
     warm, cool = {"final_learning_rate_share": 0.7}, {"final_learning_rate_share": 0.03}
     arms, _ = list_arms([GLOBAL, REGION | warm, JOINT | cool])
     assert {name: made[-1].get("final_learning_rate_share") for name, made in arms.items()} == dict.fromkeys(arms, 0.03)
-    assert arms["default"][1]["final_learning_rate_share"] == 0.7
+    assert arms["three_stages"][1]["final_learning_rate_share"] == 0.7
     by_default, _ = list_arms([GLOBAL, REGION | warm, JOINT])
     assert "final_learning_rate_share" not in by_default["without_joint"][-1]  # the recipe's own default
 
@@ -83,18 +83,28 @@ def test_joint_has_the_terms_of_the_last_stage_and_the_schedule_of_every_stage()
     assert last == JOINT
 
 
+def test_hard_negatives_wait_for_the_last_stage_and_every_other_term_does_not():
+    both = {"image_text": 1.0, "region_text": 1.0, "hard_negatives": 0.2}
+    stages = [GLOBAL, REGION, {**JOINT, "loss_weights": both}]
+    arms, _ = list_arms(stages)
+    weights = [stage["loss_weights"] for stage in arms["joint_then_hard_negatives"]]
+    assert weights == [{"image_text": 1.0, "region_text": 1.0}] * 2 + [both]
+    assert [stage["steps"] for stage in arms["joint_then_hard_negatives"]] == [10, 30, 61]
+
+
 def test_region_texts_are_left_out_everywhere_and_arms_without_them_coincide():
     arms, _ = list_arms(STAGES)
-    for name in ("default_without_region_texts", "joint_without_region_texts"):
+    for name in ("three_stages_without_region_texts", "joint_without_region_texts"):
         assert all("image_region_text" not in stage["loss_weights"] for stage in arms[name])
     bare = [GLOBAL, REGION, {**JOINT, "loss_weights": {"region_text": 1.0}}]
     assert list_arms(bare)[1] == {
+        "joint_then_hard_negatives": "joint",
         "without_global": "region_then_joint",
-        "default_without_region_texts": "default",
+        "three_stages_without_region_texts": "three_stages",
         "joint_without_region_texts": "joint",
     }
     with_kind = [GLOBAL, REGION, {**JOINT, "loss_kinds": {"image_region_text": "sigmoid"}}]
-    assert list_arms(with_kind)[0]["default_without_region_texts"][-1]["loss_kinds"] == {}
+    assert list_arms(with_kind)[0]["three_stages_without_region_texts"][-1]["loss_kinds"] == {}
 
 
 def test_an_arm_keeps_its_own_name_where_it_is_asked_for_alone():
@@ -108,7 +118,7 @@ def test_every_arm_of_the_shipped_recipe_is_a_sound_recipe_and_global_only_is_pl
     stages = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["stages"]
     arms, _ = list_arms(stages)
     loaded = {name: load_recipe(RECIPE, [override_stages(made)]) for name, made in arms.items()}
-    assert loaded["default"] == default
+    assert loaded["three_stages"] == default
     assert loaded["global_only"].stages == plain_clip_recipe(default).stages
     assert {recipe.num_steps for recipe in loaded.values()} == {default.num_steps}
     assert all(replace(recipe, stages=default.stages) == default for recipe in loaded.values())

@@ -11,7 +11,7 @@ from regionmed_clip.eval.studies.orders import list_arms
 from regionmed_clip.eval.studies.recipes import read_recipe
 from regionmed_clip.eval.studies.training_orders import METRICS, build_parser, plan, run_study
 
-ARMS = ["default", "global_only", "without_global", "region_then_joint"]
+ARMS = ["three_stages", "global_only", "without_global", "region_then_joint"]
 DATA = "phantom:num_train=4,num_test=24"  # 20 unique captions are needed for retrieval
 
 
@@ -39,11 +39,11 @@ def options_of(folder, *arguments: str):
 
 def test_every_arm_is_trained_once_and_a_study_goes_on_where_it_stopped(study):
     options, names, results = study
-    assert names == ["default-0", "global_only-0", "without_global-0"]
+    assert names == ["three_stages-0", "global_only-0", "without_global-0"]
     assert read_results(options.output / "results.json") == results
     assert {r.model for r in results} == {
-        *("default", "global_only", "without_global"),
-        *("default minus global_only", "without_global minus default", "without_global minus global_only"),
+        *("three_stages", "global_only", "without_global"),
+        *("three_stages minus global_only", "without_global minus three_stages", "without_global minus global_only"),
     }
     assert {r.metric for r in results} == set(METRICS)
 
@@ -63,7 +63,7 @@ def test_the_page_tells_the_command_the_arms_and_which_of_them_coincide(study):
 def test_one_model_differs_from_itself_by_nothing_but_how_its_regions_are_read(study):
     results = {(r.model, r.metric): r for r in study[2]}
     for metric in METRICS:
-        same = results["without_global minus default", metric]
+        same = results["without_global minus three_stages", metric]
         assert (same.value, same.low, same.high) == (0, 0, 0)
     (readings,) = results["global_only", "region_to_text_accuracy"].protocol["readings_per_seed"]
     assert results["global_only", "region_to_text_accuracy"].value == max(readings.values())
