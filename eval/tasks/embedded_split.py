@@ -11,6 +11,11 @@ import numpy as np
 from regionmed_clip.eval.tasks.prepared import PreparedExample
 from regionmed_clip.processing.corpus.captions import study_phrase
 
+STATED = (  # what an example says of a region
+    *("box", "finding", "anatomy", "laterality", "place", "size", "severity", "certainty", "is_negated"),
+    *("description", "key", "text_origin"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedSplit:
@@ -21,12 +26,16 @@ class EmbeddedSplit:
     Attributes:
         image_ids: N names; image_sources, image_modalities: (N,) str; image_studies: (N,) str, what the image is, as
             captions name it ("axial CT of the abdomen"); image_findings: N sets of findings shown.
+        image_sizes_hw: (N, 2) int32 height and width of the original in pixels. image_clusters: (N,) int64, equal for
+            images of one patient, which are resampled together; an image without a patient is a cluster of its own.
+            image_sexes: (N,) str, "" where unknown; image_ages: (N,) float32 years, NaN where unknown.
         image_embeds: (N, D). image_caption: (N,) int64 row of the image's caption. caption_embeds: (T, D);
             caption_keys: (T,) int64; captions: T strings.
         region_image: (M,) int64 row of the region's image. region_embeds: (M, D). region_text: (M,) int64 row of its
             text. region_findings: (M,) str; region_is_negated: (M,) bool. region_boxes_pixel_xyxy: (M, 4) float32 in
             original pixels. region_colour_size: (M, 5) float32: mean red, green, blue (0..1) of the box in the
-            model's frame, then its width and height as fractions of that frame.
+            model's frame, then its width and height as fractions of that frame. region_facts: M dicts, everything the
+            example says of the region (STATED), its text and key included, without the mask.
         region_texts: U strings; region_text_keys: (U,) int64; region_text_embeds: (U, D).
         num_regions_outside: regions wholly outside the model's frame, left out of every array above.
     """
@@ -36,6 +45,10 @@ class EmbeddedSplit:
     image_modalities: np.ndarray
     image_studies: np.ndarray
     image_findings: list[frozenset[str]]
+    image_sizes_hw: np.ndarray
+    image_clusters: np.ndarray
+    image_sexes: np.ndarray
+    image_ages: np.ndarray
     image_embeds: np.ndarray
     image_caption: np.ndarray
     captions: list[str]
@@ -48,6 +61,7 @@ class EmbeddedSplit:
     region_is_negated: np.ndarray
     region_boxes_pixel_xyxy: np.ndarray
     region_colour_size: np.ndarray
+    region_facts: list[dict[str, Any]]
     region_texts: list[str]
     region_text_keys: np.ndarray
     region_text_embeds: np.ndarray
@@ -72,6 +86,18 @@ class EmbeddedSplit:
     def region_keys(self) -> np.ndarray:
         """(M,) int64: the key of each region's text."""
         return self.region_text_keys[self.region_text]
+
+    @property
+    def region_clusters(self) -> np.ndarray:
+        """(M,) int64: the cluster of each region's image."""
+        return self.image_clusters[self.region_image]
+
+    @property
+    def region_area_shares(self) -> np.ndarray:
+        """(M,) float64: area of each box as a share of its image."""
+        sides = self.region_boxes_pixel_xyxy[:, 2:] - self.region_boxes_pixel_xyxy[:, :2]
+        sizes_hw = self.image_sizes_hw[self.region_image]
+        return sides.astype(np.float64).prod(axis=1) / sizes_hw.astype(np.float64).prod(axis=1)
 
     def select_region_texts(self, is_region: np.ndarray) -> np.ndarray:
         """Sorted rows of the region texts that the regions chosen by `is_region` (M,) bool bear."""
@@ -98,6 +124,8 @@ class SplitRows:
             self.images.append(
                 {key: image.example[key] for key in ("image_id", "source", "modality", "caption", "caption_key")}
             )
+            self.images[-1] |= {key: image.example.get(key) for key in ("patient_id", "patient_sex", "patient_age")}
+            self.images[-1]["size_hw"] = (image.example["height"], image.example["width"])
             self.images[-1]["study"] = _study_phrase(image.example)
             self.images[-1]["findings"] = _shown_findings(image.example["regions"])
             self.colour_sizes.append(image.colour_size())
@@ -120,6 +148,10 @@ class SplitRows:
             "image_modalities": np.array([image["modality"] for image in self.images], dtype=str),
             "image_studies": np.array([image["study"] for image in self.images], dtype=str),
             "image_findings": [image["findings"] for image in self.images],
+            "image_sizes_hw": np.array([image["size_hw"] for image in self.images], dtype=np.int32),
+            "image_clusters": _clusters_of(self.images),
+            "image_sexes": np.array([image["patient_sex"] or "" for image in self.images], dtype=str),
+            "image_ages": np.array([_age_or_nan(image["patient_age"]) for image in self.images], dtype=np.float32),
             "image_embeds": np.concatenate(self.image_embeds),
             "image_caption": image_caption,
             "captions": captions,
@@ -131,6 +163,7 @@ class SplitRows:
             "region_is_negated": np.array([bool(r["is_negated"]) for r in regions], dtype=bool),
             "region_boxes_pixel_xyxy": np.array([r["box"] for r in regions], dtype=np.float32).reshape(-1, 4),
             "region_colour_size": np.concatenate(self.colour_sizes),
+            "region_facts": [{name: region.get(name) for name in STATED} for region in regions],
             "region_texts": texts,
             "region_text_keys": text_keys,
             "region_text_embeds": embeds[len(captions) :],
@@ -140,6 +173,21 @@ class SplitRows:
             name: EmbeddedSplit(region_embeds=np.concatenate(parts), **shared)
             for name, parts in self.region_embeds.items()
         }
+
+
+def _clusters_of(images: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(N,) int64: the row of the first image of the same patient of the same source; without a patient its own row."""
+    first: dict[tuple[str, str], int] = {}
+    clusters = [
+        row if image["patient_id"] is None else first.setdefault((image["source"], image["patient_id"]), row)
+        for row, image in enumerate(images)
+    ]
+    return np.array(clusters, dtype=np.int64)
+
+
+def _age_or_nan(years: float | None) -> float:
+    """The age, or NaN where it is unknown."""
+    return float("nan") if years is None else float(years)
 
 
 def _study_phrase(example: Mapping[str, Any]) -> str:
