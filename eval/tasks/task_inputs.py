@@ -1,0 +1,80 @@
+"""What every task is given, and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
+from regionmed_clip.eval.tasks.embedding import embed_examples, embed_texts
+from regionmed_clip.eval.tasks.measured import Measured
+
+Examples = Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInputs:
+    """A model and the split it is measured on, embedded once for all tasks.
+
+    Attributes:
+        model, processor: a RegionMedClipModel in evaluation mode and its RegionMedClipProcessor, of any starting point.
+        region_reading: how this model reads a region; see `embedding.READINGS`.
+        embedded: the split under test, its regions read so.
+        examples: the same split, which may be gone through again and again.
+        embed_split: name of another split -> that split embedded; kept, so that asking twice costs nothing. ValueError
+            for a split that the data lacks.
+        splits: names of the splits that the data has.
+        tuning_split: the split on which thresholds and hyper-parameters are chosen: "validation", or, where the data
+            has none, "tuning": the tenth of its training images with the smallest hash of patient or image.
+        seed: of the bootstrap and of everything that is drawn.
+        batch_size, device, is_shown: images in a pass, where to compute, and whether progress is shown.
+    """
+
+    model: Any
+    processor: Any
+    region_reading: str
+    embedded: EmbeddedSplit
+    examples: Examples
+    embed_split: Callable[[str], EmbeddedSplit]
+    splits: Sequence[str]
+    tuning_split: str
+    seed: int = 0
+    batch_size: int = 64
+    device: Any = "cpu"
+    is_shown: bool = True
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(T, D) float32 unit embeddings of the texts; each distinct one is encoded once."""
+        return embed_texts(self.model, self.processor, texts, device=self.device)
+
+    def embed(self, examples: Examples) -> EmbeddedSplit:
+        """Other examples, or changed ones, embedded as the split was; nothing of it is kept."""
+        return embed_examples(
+            self.model,
+            self.processor,
+            examples,
+            batch_size=self.batch_size,
+            device=self.device,
+            region_reading=self.region_reading,
+            progress=self.is_shown,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFindings:
+    """Figures of a task, and what a report shows beside them.
+
+    Attributes:
+        measured: the figures.
+        details: name -> JSON values for one kind of picture or table of the report: bins of a reliability diagram,
+            counts of a confusion matrix, rows of the worst errors.
+    """
+
+    measured: list[Measured]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Task = Callable[[TaskInputs], TaskFindings]
