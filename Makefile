@@ -1,6 +1,6 @@
 # `make` or `make help` lists the targets. All of them expect an activated virtual environment.
 .DEFAULT_GOAL := help
-.PHONY: help install test lint format types quickstart smoke smoke-2 cards ci
+.PHONY: help install test lint format types quickstart smoke smoke-2 study cards ci
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed 's/: .*## /\t/' | expand -t 14
@@ -30,6 +30,11 @@ smoke:  ## a run of at most 30 steps, one process
 
 smoke-2:  ## the same with two CPU processes
 	ACCELERATE_USE_CPU=true accelerate launch --config_file train/accelerate/cpu_2_processes.yaml train/pretrain.py --recipe train/recipes/smoke.yaml
+
+study:  ## the controlled study: full, RoIAlign-only, plain-clip; phantoms, and DATA=FOLDER of real sources where given
+	python -m regionmed_clip.eval.studies.controlled --output runs/study/phantom --jobs 2
+	test -z "$(DATA)" || python -m regionmed_clip.eval.studies.controlled --output runs/study/real --jobs 2 \
+		--recipe train/recipes/real_small.yaml --data jsonl:$(DATA)
 
 cards:  ## fill the tables of README.md and docs/reproduce.md from model_cards/results
 	python -m regionmed_clip.model_cards.readme

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from regionmed_clip.eval.selection import Shown
+from regionmed_clip.eval.selection import Shown, best_region_texts, shown_regions
 from regionmed_clip.eval.style import HEAT_MAP, HIT, MISS, TRUTH, bare, drawing, frame, head
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.processing.corpus.plot_style import MUTED, TEXT
@@ -24,52 +24,26 @@ NUM_RETRIEVED = 5
 COOL_SHARE = 0.4  # the lower part of a heat map's range stays transparent
 
 
-def draw_region_overlays(
-    path: Path, model: Any, processor: Any, shown: Sequence[Shown], embedded: EmbeddedSplit, note: str = ""
-) -> bool:
+def draw_region_overlays(path: Path, shown: Sequence[Shown], embedded: EmbeddedSplit, note: str = "") -> bool:
     """Whether there was anything to draw; images with numbered boxes beside each box's best texts of the whole gallery.
 
-    Scores are the softmax over all unique region texts of the split. Green: the best text means what the region means.
+    Scores are cosines, of the regions as the split was read. Green: the best text means what the region means.
     """
-    shown = [s for s in shown if s.regions]
+    regions = {one.row: shown_regions(embedded, one.row) for one in shown}
+    shown = [one for one in shown if regions[one.row]]
     if not shown:
         return False
-    answers = _read_regions(model, processor, shown, embedded.region_texts)
-    key_of_text = dict(zip(embedded.region_texts, embedded.region_text_keys.tolist(), strict=True))
     num_rows = -(-len(shown) // 2)
     with drawing(path, (16, 0.8 + 3.4 * num_rows)) as figure:
         grid = figure.subplots(num_rows, 4, squeeze=False, width_ratios=[1, 1.6, 1, 1.6])
         for axes in grid.flat:
             bare(axes)
-        for place, (one, answer) in enumerate(zip(shown, answers, strict=True)):
+        for place, one in enumerate(shown):
             picture, text = grid[place // 2, place % 2 * 2 : place % 2 * 2 + 2]
             _draw_image(picture, one)
-            _draw_regions(picture, text, one, answer, key_of_text)
+            _draw_regions(picture, text, one, regions[one.row], embedded)
         head(figure, f"Regions and their best texts among {len(embedded.region_texts)}", note)
     return True
-
-
-def _read_regions(
-    model: Any, processor: Any, shown: Sequence[Shown], gallery: Sequence[str]
-) -> list[list[list[tuple[str, float]]]]:
-    """For each image and region its NUM_BEST (text, probability), through the public calls of model and processor.
-
-    The list is empty for a region that the geometry of the processor crops away.
-    """
-    boxes = [[region["box"] for region in s.regions] for s in shown]
-    inputs = processor(images=[s.image for s in shown], boxes=boxes, region_text=list(gallery)).to(model.device)
-    with torch.inference_mode():
-        output = model(**inputs)
-    found = processor.post_process_regions(
-        output, inputs["region_boxes"], inputs["region_mask"], target_sizes=[s.size for s in shown]
-    )
-    answers = []
-    for one, image, mask in zip(shown, found, inputs["region_mask"].tolist(), strict=True):
-        best = image["probabilities"].topk(min(NUM_BEST, len(gallery)), dim=-1)
-        rows = iter(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        seen = [next(rows) if is_seen else ([], []) for _, is_seen in zip(one.regions, mask, strict=False)]
-        answers.append([[(gallery[i], p) for i, p in zip(*pair, strict=True)] for pair in seen])
-    return answers
 
 
 def _draw_image(axes: Axes, shown: Shown, title: str | None = None) -> None:
@@ -101,35 +75,28 @@ def draw_box(axes: Axes, box: Sequence[float], colour: str, label: str = "") -> 
         )
 
 
-def _draw_regions(
-    picture: Axes,
-    text: Axes,
-    shown: Shown,
-    answer: Sequence[Sequence[tuple[str, float]]],
-    key_of_text: Mapping[str, int],
-) -> None:
+def _draw_regions(picture: Axes, text: Axes, shown: Shown, regions: Sequence[int], embedded: EmbeddedSplit) -> None:
     """None; the boxes on the picture and, beside it, each region's best texts, its score bars and the truth."""
     y, step = 1.0, 1.0 / 15
     text.set_xlim(0, 1)
     text.set_ylim(0, 1)
-    for number, (region, best) in enumerate(zip(shown.regions, answer, strict=True), start=1):
-        if not best:
-            continue
-        truth = key_of_text[region["description"]]
-        colour = HIT if key_of_text[best[0][0]] == truth else MISS
-        draw_box(picture, region["box"], colour, str(number))
+    for number, region in enumerate(regions, start=1):
+        best, truth = best_region_texts(embedded, region, NUM_BEST), embedded.region_keys[region]
+        colour = HIT if embedded.region_text_keys[best[0][0]] == truth else MISS
+        draw_box(picture, embedded.region_boxes_pixel_xyxy[region].tolist(), colour, str(number))
         y -= step * 0.2
-        heading = f"{number}  {_short(region['description'], 66)}"
+        heading = f"{number}  {_short(embedded.region_texts[embedded.region_text[region]], 66)}"
         text.text(0, y, heading, va="top", fontsize=8.2, fontweight="bold", color=TRUTH)
         for candidate, score in best:
             y -= step
-            is_right = key_of_text[candidate] == truth
-            bar = Rectangle((0.0, y - step * 0.58), 0.1 * score, step * 0.5, color=HIT if is_right else MISS)
-            text.add_patch(bar)
+            is_right = embedded.region_text_keys[candidate] == truth
+            bar_colour, length = (HIT if is_right else MISS), 0.1 * max(score, 0.0)
+            text.add_patch(Rectangle((0.0, y - step * 0.58), length, step * 0.5, color=bar_colour))
             text.text(0.115, y, f"{score:.2f}", va="top", fontsize=7.8, color=MUTED)
-            text.text(0.19, y, _short(candidate, 68), va="top", fontsize=7.8, color=HIT if is_right else TEXT)
+            words = _short(embedded.region_texts[candidate], 68)
+            text.text(0.19, y, words, va="top", fontsize=7.8, color=HIT if is_right else TEXT)
         y -= step * 1.3
-    hidden = len(shown.example["regions"]) - len(shown.regions)
+    hidden = len(shown.example["regions"]) - len(regions)
     if hidden > 0:
         text.text(0, y - step * 0.2, f"and {hidden} more regions", va="top", fontsize=8, color=MUTED)
 
@@ -167,14 +134,14 @@ def draw_heat_maps(
             _draw_image(row[0], one)
             for region in one.regions:
                 draw_box(row[0], region["box"], TRUTH)
-            maps = _heat_of_texts(model, processor, one, wanted)
+            maps = heat_of_texts(model, processor, one, wanted)
             for axes, text, heat in zip(row[1:], wanted, maps, strict=False):
                 _draw_text_heat(axes, one, text, heat)
         head(figure, "Where the model sees a text (no box given)", note)
     return True
 
 
-def _heat_of_texts(model: Any, processor: Any, shown: Shown, texts: Sequence[str]) -> list[np.ndarray]:
+def heat_of_texts(model: Any, processor: Any, shown: Shown, texts: Sequence[str]) -> list[np.ndarray]:
     """For each text the (height, width) cosine map over the original image; NaN where the model did not see it."""
     with torch.inference_mode():
         dense = model.get_dense_features(processor(images=shown.image)["pixel_values"].to(model.device))  # (1, D, h, w)

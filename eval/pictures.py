@@ -9,18 +9,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from regionmed_clip.eval.metric_titles import metric_place, metric_title
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.style import MODEL_COLOURS, SERIES, drawing, head
-from regionmed_clip.eval.tables import METRIC_ORDER, is_difference, metric_title, model_names, stratum_title
+from regionmed_clip.eval.tables import is_difference, model_names, stratum_title
 from regionmed_clip.processing.corpus.plot_style import GRID, MUTED, TEXT
+
+METRICS_BY_DATA = ("region_to_text_accuracy", "region_balanced_accuracy")
+MAX_ROWS = 24  # of a panel
 
 
 def draw_results(path: Path, results: Sequence[Result], note: str = "") -> bool:
     """Whether there was anything to draw; bars with intervals: the whole split, then the region figures by data."""
     shown = [r for r in results if r.value is not None and not is_difference(r.model) and "cosine" not in r.metric]
-    whole = [r for r in shown if r.source is None]
-    parts = [r for r in shown if r.source is not None and r.metric == "region_to_text_accuracy"]
-    parts += [r for r in shown if r.source is not None and r.metric == "region_balanced_accuracy"]
+    shown = [r for r in shown if 0 <= min(r.low, r.value) and max(r.high, r.value) <= 1]  # the axis is that of shares
+    whole = _first_rows([r for r in shown if r.source is None and r.stratum is None])
+    parts = _first_rows([r for r in shown if (r.source or r.stratum) and r.metric in METRICS_BY_DATA])
     panels = [panel for panel in (whole, parts) if panel]
     if not panels:
         return False
@@ -35,6 +39,12 @@ def draw_results(path: Path, results: Sequence[Result], note: str = "") -> bool:
         figure.legend(handles=handles, loc="outside upper right", ncols=len(models), fontsize=9)
         head(figure, "Results with 95 % intervals", note)
     return True
+
+
+def _first_rows(results: Sequence[Result]) -> list[Result]:
+    """The results of the first MAX_ROWS rows of bars: a picture of all would be a yard long; the page has them."""
+    rows = set(sorted(dict.fromkeys(map(_row, results)), key=_bar_order)[:MAX_ROWS])
+    return [result for result in results if _row(result) in rows]
 
 
 def _row(result: Result) -> tuple[str, str | None, str | None]:
@@ -79,5 +89,4 @@ def _short(metric: str) -> str:
 def _bar_order(row: tuple[str, str | None, str | None]) -> tuple:
     """Metrics in table order, then data by name."""
     metric, source, stratum = row
-    place = METRIC_ORDER.index(metric) if metric in METRIC_ORDER else len(METRIC_ORDER)
-    return place, source or "", stratum or ""
+    return metric_place(metric), source or "", stratum or ""

@@ -1,4 +1,4 @@
-"""The report of a run: pictures as PNG and an index.md that shows them under the table of results."""
+"""The report of a run: pictures as PNG, an index.md that shows them under the table of results, and the page."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from regionmed_clip.eval.grounding_pictures import draw_grounding_of
-from regionmed_clip.eval.overlays import (
-    draw_heat_maps,
-    draw_image_to_text,
-    draw_region_overlays,
-    draw_text_to_image,
-    nearest_images,
+from regionmed_clip.eval.html_report import write_page
+from regionmed_clip.eval.model_report import (
+    Choice,
+    ModelReport,
+    choose,
+    collect_choice,
+    make_details,
+    make_sheets,
+    texts_to_find,
 )
+from regionmed_clip.eval.overlays import draw_heat_maps, draw_image_to_text, draw_region_overlays, draw_text_to_image
 from regionmed_clip.eval.pictures import draw_results
 from regionmed_clip.eval.results import Result
-from regionmed_clip.eval.selection import Shown, choose_rows, collect, data_note
+from regionmed_clip.eval.selection import Shown, data_note
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding import evaluating
@@ -27,7 +29,6 @@ from regionmed_clip.eval.training_pictures import draw_loss_curves, draw_trainin
 
 __all__ = ["format_table", "write_report"]
 
-NUM_OVERLAYS, NUM_HEAT_MAPS, NUM_QUERIES = 8, 4, 4
 CAPTIONS = {
     "results.png": "Results with 95 % intervals.",
     "region_overlays.png": "Regions with their best texts among all region texts of the split; yellow: the truth.",
@@ -51,65 +52,74 @@ def write_report(
     examples: Iterable[Mapping[str, Any]],
     embedded: EmbeddedSplit,
     validation_rows: Sequence[Mapping[str, Any]] = (),
-) -> Path:
-    """The path of index.md in `folder`, written with its pictures; the images shown are the first of each stratum.
+    page: str | Path | None = None,
+) -> ModelReport:
+    """What was written to `folder`, index.md with its pictures, and what was gathered for the page.
+
+    Images are the first of each stratum; the worst errors alone are chosen by their outcome.
 
     Args:
         metrics_rows: of metrics.jsonl; empty where there was no training.
         examples: of the split that `embedded` holds; one pass is made over them.
         validation_rows: of validation.jsonl; empty where there was none.
+        page: where to write the page of this one model too; a page of several models is written by `write_page`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    overlays = choose_rows(embedded, NUM_OVERLAYS, min_meanings=2)
-    heat_maps = choose_rows(embedded, NUM_HEAT_MAPS, min_meanings=2)
-    queries = choose_rows(embedded, NUM_QUERIES)
-    query_texts = [int(embedded.image_caption[row]) for row in queries]
-    wanted = {*overlays, *heat_maps, *queries, *(row for text in query_texts for row in nearest_images(embedded, text))}
-    shown = collect(examples, embedded, wanted)
+    choice = choose(embedded)
+    shown = collect_choice(examples, embedded, choice)
     note = data_note(embedded, shown.values())
-    heat_shown = [shown[row] for row in heat_maps]
+    grounds = any(_is_grounding(result) and result.value is not None for result in results)
     with evaluating(model):
-        drawn = {
-            "results.png": draw_results(folder / "results.png", results, note),
-            "region_overlays.png": draw_region_overlays(
-                folder / "region_overlays.png", model, processor, [shown[row] for row in overlays], embedded, note
-            ),
-            "heat_maps.png": draw_heat_maps(
-                folder / "heat_maps.png",
-                model,
-                processor,
-                heat_shown,
-                [_texts_to_find(one, embedded) for one in heat_shown],
-                note,
-            ),
-            "text_to_image.png": draw_text_to_image(folder / "text_to_image.png", query_texts, shown, embedded, note),
-            "image_to_text.png": draw_image_to_text(
-                folder / "image_to_text.png", [shown[row] for row in queries], embedded, note
-            ),
-            "validation.png": draw_validation(folder / "validation.png", validation_rows, note),
-            "loss_curves.png": draw_loss_curves(folder / "loss_curves.png", metrics_rows, note),
-            "training_state.png": draw_training_state(folder / "training_state.png", metrics_rows, note),
-        }
-        if any(result.metric == "proposal_recall" and result.value is not None for result in results):
-            path = folder / "grounding.png"
-            drawn["grounding.png"] = draw_grounding_of(path, model, processor, heat_shown, note)
-    return _write_index(folder, [name for name, is_drawn in drawn.items() if is_drawn], results, note)
+        drawn = _draw_model(folder, model, processor, embedded, choice, shown, note)
+        if grounds:
+            grounded = [shown[row] for row in choice.heat_maps]
+            drawn["grounding.png"] = draw_grounding_of(folder / "grounding.png", model, processor, grounded, note)
+        sheets = make_sheets(model, processor, embedded, choice, shown, grounds=grounds)
+    drawn |= {
+        "results.png": draw_results(folder / "results.png", results, note),
+        "validation.png": draw_validation(folder / "validation.png", validation_rows, note),
+        "loss_curves.png": draw_loss_curves(folder / "loss_curves.png", metrics_rows, note),
+        "training_state.png": draw_training_state(folder / "training_state.png", metrics_rows, note),
+    }
+    pictures = {name: caption for name, caption in CAPTIONS.items() if drawn.get(name)}
+    index = _write_index(folder, list(pictures), results, note)
+    report = ModelReport(index, pictures, note, sheets, make_details(embedded))
+    if page is not None:
+        own = next((result.model for result in results), "model")
+        write_page(page, results, reports={own: report})
+    return report
 
 
-def _texts_to_find(shown: Shown, embedded: EmbeddedSplit) -> list[str]:
-    """Two texts for the heat maps of an image: of its own regions, filled up by one of another image of its stratum."""
-    texts = list(dict.fromkeys(region["description"] for region in shown.regions))[:2]
-    own_keys = set(embedded.region_keys[embedded.region_image == shown.row].tolist())
-    region_images = embedded.region_image
-    is_kin = embedded.image_sources[region_images] == embedded.image_sources[shown.row]
-    is_kin &= embedded.image_modalities[region_images] == embedded.image_modalities[shown.row]
-    for row in np.flatnonzero(is_kin):
-        if len(texts) >= 2 or not texts:
-            break
-        if int(embedded.region_keys[row]) not in own_keys:
-            texts.append(embedded.region_texts[embedded.region_text[row]])
-    return texts
+def _is_grounding(result: Result) -> bool:
+    """Whether the result tells that the model finds boxes by itself."""
+    return result.task == "grounding" or result.metric == "proposal_recall"
+
+
+def _draw_model(
+    folder: Path,
+    model: Any,
+    processor: Any,
+    embedded: EmbeddedSplit,
+    choice: Choice,
+    shown: Mapping[int, Shown],
+    note: str,
+) -> dict[str, bool]:
+    """Name of each picture of the model at work -> whether there was anything to draw."""
+    overlays, heat_maps, queries = (
+        [shown[row] for row in rows] for rows in (choice.overlays, choice.heat_maps, choice.queries)
+    )
+    texts = [texts_to_find(one, embedded) for one in heat_maps]
+    paths = {
+        name: folder / f"{name}.png" for name in ("region_overlays", "heat_maps", "text_to_image", "image_to_text")
+    }
+    drawn = {
+        "region_overlays": draw_region_overlays(paths["region_overlays"], overlays, embedded, note),
+        "heat_maps": draw_heat_maps(paths["heat_maps"], model, processor, heat_maps, texts, note),
+        "text_to_image": draw_text_to_image(paths["text_to_image"], choice.query_texts, shown, embedded, note),
+        "image_to_text": draw_image_to_text(paths["image_to_text"], queries, embedded, note),
+    }
+    return {f"{name}.png": is_drawn for name, is_drawn in drawn.items()}
 
 
 def _write_index(folder: Path, pictures: Sequence[str], results: Sequence[Result], note: str) -> Path:

@@ -1,4 +1,8 @@
-"""`regionmed-eval`: evaluates saved models on a data spec and writes results.json, a Markdown table and a report."""
+"""`regionmed-eval`: measures saved models on data by tasks, and writes results.json, a Markdown table and a page.
+
+Under `accelerate launch --num_processes N -m regionmed_clip.eval.run ...` every process embeds its share of the images
+and the main one writes.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,15 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from regionmed_clip.eval.report import write_report
-from regionmed_clip.eval.results import Result, describe_hardware, write_results
-from regionmed_clip.eval.saved_models import load_model
+from regionmed_clip.eval.baselines.model_entries import FORM, parse_entries
+from regionmed_clip.eval.evaluation import Evaluation, Settings
+from regionmed_clip.eval.leaks import MODES
 from regionmed_clip.eval.tables import format_table
-from regionmed_clip.eval.tasks.revision import weights_revision
-from regionmed_clip.eval.tasks.runner import TASKS, RunContext, TaskOutcome, run_colour_probe, run_tasks
-from regionmed_clip.processing.corpus.data_spec import FORMS, data_revision, split_sha256, stream_examples
+from regionmed_clip.eval.tasks.embedding_cache import default_cache_folder
+from regionmed_clip.eval.tasks.region_readings import TRAINING_FREE
+from regionmed_clip.eval.tasks.registry import TASKS
+from regionmed_clip.processing.corpus.data_spec import FORMS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,91 +27,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     command = shlex.join(["regionmed-eval", *(sys.argv[1:] if arguments is None else arguments)])
     try:
-        results = evaluate(options, command)
+        evaluation = Evaluation(_settings(options, command))
+        results = evaluation.run()
     except ValueError as error:
         parser.error(str(error))
-    print(format_table(results))  # noqa: T201
-    print(f"Written to {options.output}: results.json, results.md, report/")  # noqa: T201
+    if evaluation.share.is_main:
+        whole = [result for result in results if result.source is None and result.stratum is None]
+        print(format_table(whole))  # noqa: T201
+        print(f"Written to {options.output}: {', '.join(evaluation.written)}")  # noqa: T201
     return 0
 
 
-def evaluate(options: argparse.Namespace, command: str) -> list[Result]:
-    """The Results of every model of the command line, written to `options.output` together with the report."""
-    tasks = TASKS if options.tasks == "all" else tuple(name.strip() for name in options.tasks.split(","))
-    paths = _named_paths(options.model)
-    examples = stream_examples(options.data, options.split)
-    shared = {
-        "data_revision": data_revision(options.data),
-        "split": options.split,
-        "split_sha256": split_sha256(options.data, options.split),
-        "seed": options.seed,
-        "hardware": describe_hardware(),
-        "command": command,
-    }
-    results: list[Result] = []
-    for place, (name, path) in enumerate(paths.items()):
-        model, processor = load_model(path, options.device)
-        context = RunContext(model_revision=weights_revision(model), **shared)
-        outcome = run_tasks(
-            model,
-            processor,
-            {options.split: examples},
-            model_name=name,
-            context=context,
-            tasks=tasks,
-            batch_size=options.batch_size,
-            device=options.device,
-        )
-        results.extend(outcome.results)
-        if options.colour_probe and place == 0:
-            train = stream_examples(options.data, "train")
-            results.extend(run_colour_probe(processor, train, outcome.embedded, context=context))
-        folder = Path(options.output) / ("report" if len(paths) == 1 else f"report_{place}")
-        _write(Path(options.output), folder, results, model, processor, examples, outcome)
-    return results
-
-
-def _write(
-    output: Path, report: Path, results: list[Result], model: Any, processor: Any, examples: Any, outcome: TaskOutcome
-) -> None:
-    """None; results so far as JSON and Markdown, and the report of this model; an interrupted run keeps what it had."""
-    write_results(output / "results.json", results)
-    (output / "results.md").write_text(format_table(results), encoding="utf-8")
-    write_report(
-        report,
-        metrics_rows=[],
-        results=results,
-        model=model,
-        processor=processor,
-        examples=examples,
-        embedded=outcome.embedded,
+def _settings(options: argparse.Namespace, command: str) -> Settings:
+    """The settings that the command line gives."""
+    names = TASKS if options.tasks == "all" else tuple(name.strip() for name in options.tasks.split(","))
+    return Settings(
+        models=tuple(parse_entries(options.model, options.baselines)),
+        data=tuple(options.data),
+        tasks=names,
+        output=options.output,
+        split=options.split,
+        batch_size=options.batch_size,
+        device=options.device,
+        seed=options.seed,
+        cache=None if options.no_cache else options.cache,
+        leaks=options.leaks,
+        has_colour_probe=options.colour_probe,
+        is_smoke=options.smoke,
+        command=command,
     )
-
-
-def _named_paths(entries: Sequence[str]) -> dict[str, str]:
-    """Model name -> folder from [NAME=]PATH entries; without a name the one model is `regionmed-clip`."""
-    paths: dict[str, str] = {}
-    for entry in entries:
-        name, equals, path = entry.partition("=")
-        name, path = (name, path) if equals else ("regionmed-clip", entry)
-        if name in paths:
-            raise ValueError(f"model name {name!r} is given twice; name each model: --model first=PATH second=PATH.")
-        paths[name] = path
-    return paths
 
 
 def _parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="regionmed-eval", description=__doc__)
-    parser.add_argument("--model", nargs="+", required=True, metavar="[NAME=]PATH", help="folders with saved models")
-    parser.add_argument("--data", required=True, metavar="SPEC", help=FORMS)
-    parser.add_argument("--tasks", default="all", help=f"some of {','.join(TASKS)}, or all (default)")
-    parser.add_argument("--output", required=True, metavar="DIR", help="where results.json and report/ go")
-    parser.add_argument("--split", default="test", help="split of the data (default: test)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    parser.add_argument("--colour-probe", action="store_true", help="also run the colour-and-size control")
+    parser = argparse.ArgumentParser(
+        prog="regionmed-eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--model", nargs="+", required=True, metavar=FORM, help="folders of saved models; all are compared to the first"
+    )
+    add("--baselines", nargs="+", default=(), metavar="READING", help=f"also read the first one's regions by these: "
+        f"{', '.join(TRAINING_FREE)}")  # fmt: skip
+    add("--data", nargs="+", required=True, metavar="SPEC", help=FORMS.replace("%", "%%"))
+    add("--tasks", default="all", help=f"some of {','.join(TASKS)}, or all (default)")
+    add("--output", required=True, metavar="DIR", help="where results.json, results.md and report.html go")
+    add("--split", default="test", help="split of the data (default: test)")
+    add("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
+    add("--device", default="auto", help="cpu, cuda, ...; auto (default): the fastest there is")
+    add("--seed", type=int, default=0, help="of the bootstrap and of everything drawn (default: 0)")
+    add(
+        "--cache",
+        default=default_cache_folder(),
+        metavar="DIR",
+        help="where embeddings are kept (default: %(default)s)",
+    )
+    add("--no-cache", action="store_true", help="neither look for embeddings nor keep them")
+    add(
+        "--leaks",
+        choices=MODES,
+        default=MODES[0],
+        help="where images or patients under test were trained on: refuse (default), or mark every figure",
+    )
+    add("--colour-probe", action="store_true", help="also run the colour-and-size control")
+    add("--smoke", action="store_true", help="a few images of every split: does everything run?")
     return parser
 
 

@@ -1,22 +1,78 @@
-"""Saved folders as models and processors, by the installed code and none of the folder's own."""
+"""Saved folders as models and processors, by the installed code and none of the folder's own; offline.
+
+A folder holds a RegionMedClipModel, or a checkpoint of others that one can start from (docs/starts.md): a CLIPModel, a
+SiglipModel (SigLIP2 of fixed resolution too), a VisionTextDualEncoderModel, or one in open_clip's format.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig
 
 from modeling_regionmed_clip.configuration_regionmed_clip import RegionMedClipConfig
 from modeling_regionmed_clip.modeling_regionmed_clip import RegionMedClipModel
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
+OWN_KIND = RegionMedClipConfig.model_type
+OPEN_CLIP_KIND = "open_clip"
+GEOMETRIES = ("source", "pad")
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
 
-def load_model(path: str | Path, device: str = "cpu") -> tuple[RegionMedClipModel, RegionMedClipProcessor]:
-    """The model in evaluation mode and the processor of a saved folder; no code of the folder is run."""
-    if not (Path(path) / "config.json").is_file():
-        raise ValueError(
-            f"model {str(path)!r} has no config.json; give the folder that a run left in OUTPUT_DIR/final."
-        )
-    AutoConfig.register(RegionMedClipConfig.model_type, RegionMedClipConfig, exist_ok=True)  # the tokenizer asks for it
+
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", *, geometry: str = "source"
+) -> tuple[RegionMedClipModel, RegionMedClipProcessor]:
+    """The model in evaluation mode and the processor of a saved folder; no code of the folder is run.
+
+    The region path of a checkpoint of others is new, and the same in every call: it begins near the checkpoint's dense
+    features (docs/starts.md) and has learnt nothing.
+
+    Args:
+        geometry: of a checkpoint of others: "source" repeats its own pixels, crops included; "pad" shows whole images.
+
+    Raises:
+        ValueError: for a folder that holds neither, and for one whose files are not whole or cannot be read.
+    """
+    kind = kind_of_folder(path)
+    if kind != OWN_KIND:
+        return _load_foreign(Path(path), device, geometry)
+    AutoConfig.register(OWN_KIND, RegionMedClipConfig, exist_ok=True)  # the tokenizer asks for it
     model = RegionMedClipModel.from_pretrained(path, local_files_only=True).eval().to(device)
     return model, RegionMedClipProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def kind_of_folder(path: str | Path) -> str:
+    """What the folder holds: the model_type of its config.json ("regionmed_clip", "clip", ...), or "open_clip"."""
+    config = Path(path) / "config.json"
+    if config.is_file():
+        try:
+            return str(json.loads(config.read_text(encoding="utf-8")).get("model_type", ""))
+        except (json.JSONDecodeError, AttributeError) as error:
+            raise ValueError(f"{config} is not a JSON object ({error}); a model's config.json is one.") from error
+    if (Path(path) / _OPEN_CLIP_CONFIG).is_file():
+        return OPEN_CLIP_KIND
+    raise ValueError(
+        f"model {str(path)!r} has no config.json; give the folder that a run left in OUTPUT_DIR/final, or one with a "
+        "checkpoint of CLIP, SigLIP, a dual encoder or open_clip."
+    )
+
+
+def _load_foreign(
+    folder: Path, device: str | torch.device, geometry: str
+) -> tuple[RegionMedClipModel, RegionMedClipProcessor]:
+    """Model and processor of a checkpoint of others; its new parts are drawn by a fixed seed."""
+    if geometry not in GEOMETRIES:
+        raise ValueError(f"geometry is {geometry!r}; it must be one of {', '.join(GEOMETRIES)}. Correct it.")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = RegionMedClipModel.from_clip_pretrained(folder)
+        processor = RegionMedClipProcessor.from_clip_pretrained(folder, geometry=geometry)
+        processor.check_text_tower(model.config.to_dict())
+    except OSError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"model {str(folder)!r} cannot be read: {reason} Are all its files there?") from error
+    return model.eval().to(device), processor

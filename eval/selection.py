@@ -90,6 +90,22 @@ def _some_regions(regions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     return [regions[i] for i in sorted(order[:MAX_SHOWN_REGIONS])]
 
 
+def shown_regions(embedded: EmbeddedSplit, image_row: int) -> list[int]:
+    """Rows of at most MAX_SHOWN_REGIONS regions of the image, one of each meaning first, then the largest."""
+    rows = np.flatnonzero(embedded.region_image == image_row)
+    by_area = rows[np.argsort(-embedded.region_area_shares[rows], kind="stable")].tolist()
+    largest_of_key = {int(embedded.region_keys[row]): row for row in reversed(by_area)}
+    order = sorted(by_area, key=lambda row: largest_of_key[int(embedded.region_keys[row])] != row)
+    return sorted(order[:MAX_SHOWN_REGIONS])
+
+
+def best_region_texts(embedded: EmbeddedSplit, region: int, count: int) -> list[tuple[int, float]]:
+    """(row of the text, cosine) of the `count` region texts of the split nearest to a region, best first."""
+    scores = embedded.region_text_embeds @ embedded.region_embeds[region]
+    best = np.argsort(-scores, kind="stable")[:count]
+    return list(zip(best.tolist(), scores[best].tolist(), strict=True))
+
+
 def data_note(embedded: EmbeddedSplit, shown: Iterable[Shown]) -> str:
     """What the data of the pictures is and is not; stands below every one of them."""
     notes = [PHANTOM_NOTE] if (embedded.image_sources == "phantom").any() else []

@@ -4,56 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from regionmed_clip.eval.metric_titles import metric_place, metric_title
 from regionmed_clip.eval.results import Result
 
 MODEL_ORDER = ("regionmed-clip", "plain-clip", "colour-size-probe")
-METRIC_ORDER = (
-    "region_to_text_accuracy",
-    "region_balanced_accuracy",
-    "text_to_region_recall@1",
-    "text_to_region_recall@5",
-    "text_to_region_recall@10",
-    "region_median_cosine",
-    "image_to_text_recall@1",
-    "image_to_text_recall@5",
-    "image_to_text_recall@10",
-    "text_to_image_recall@1",
-    "text_to_image_recall@5",
-    "text_to_image_recall@10",
-    "macro_auroc",
-    "place_accuracy",
-    "laterality_accuracy",
-    "region_jitter_cosine@10",
-    "region_jitter_cosine@20",
-    "proposal_recall",
-    "proposal_recall_small",
-    "proposal_recall_at_threshold",
-    "proposals_per_empty_image",
-)
-METRIC_TITLES = {
-    "region_to_text_accuracy": "region → text, top-1",
-    "region_balanced_accuracy": "region label, balanced accuracy",
-    "region_median_cosine": "two boxes, one image: median cosine ↓",
-    "macro_auroc": "zero-shot finding, macro AUROC",
-    "place_accuracy": "region → right place among other places",
-    "laterality_accuracy": "region → right side of the two",
-    "region_jitter_cosine@10": "a box jittered by 10 %: mean cosine",
-    "region_jitter_cosine@20": "a box jittered by 20 %: mean cosine",
-    "proposal_recall": "proposals: recall at IoU 0.5, boxes of a patch or more",
-    "proposal_recall_small": "proposals: recall at IoU 0.5, smaller boxes",
-    "proposal_recall_at_threshold": "proposals at the threshold: recall at IoU 0.5, boxes of a patch or more",
-    "proposals_per_empty_image": "proposals on an image without regions ↓",
-}
 SKIPPED_TITLES = {  # one line instead of one for each k and direction
     "image_to_text_recall": "image ↔ text, R@k",
     "text_to_image_recall": "image ↔ text, R@k",
     "text_to_region_recall": "text → region, R@k",
 }
-DIRECTION_TITLES = {
-    "text_to_region": "text → region",
-    "image_to_text": "image → text",
-    "text_to_image": "text → image",
-}
+
+OF_IMAGES = "all regions of an image resampled together; where texts are the queries, texts"
+OF_PATIENTS = (
+    "all images of a patient resampled together (an image alone where none is named, texts where they are the queries)"
+    "; Wilson's where hits or misses are few"
+)
 
 
 def format_table(results: Sequence[Result]) -> str:
@@ -61,7 +26,19 @@ def format_table(results: Sequence[Result]) -> str:
 
     A cell is `value [low, high]`; a figure that was not computed reads `n/a`, its reason in the last column.
     Paired differences (`A minus B`) stand in the last columns. Rows: whole split first, then sources and strata.
+    Results of several data have a table each.
     """
+    by_data: dict[tuple[str, str | None], list[Result]] = {}
+    for result in results:
+        by_data.setdefault((result.data_revision, result.protocol.get("split")), []).append(result)
+    if len(by_data) < 2:
+        return _format_one_table(results)
+    parts = [f"## {data}, {split}\n\n{_format_one_table(own)}" for (data, split), own in by_data.items()]
+    return "\n".join(parts)
+
+
+def _format_one_table(results: Sequence[Result]) -> str:
+    """The table of results of one split."""
     models = sorted(model_names(results), key=is_difference)
     cells = {(r.metric, r.source, r.stratum, r.model): r for r in results}
     rows = sorted({(r.metric, r.source, r.stratum) for r in results}, key=_row_order)
@@ -114,14 +91,6 @@ def is_difference(model_name: str) -> bool:
     return " minus " in model_name
 
 
-def metric_title(metric: str) -> str:
-    """The metric as a reader's phrase: "image → text, R@1"."""
-    if metric in METRIC_TITLES:
-        return METRIC_TITLES[metric]
-    direction, _, k = metric.partition("_recall@")
-    return f"{DIRECTION_TITLES[direction]}, R@{k}" if direction in DIRECTION_TITLES else metric
-
-
 def stratum_title(source: str | None, stratum: str | None) -> str:
     """The data of a row: "all", "bccd", "phantom: fundus", or a stratum over all sources, "noisy boxes"."""
     if source is None:
@@ -142,21 +111,21 @@ def format_cell(result: Result | None) -> str:
 def _candidates(result: Result) -> str:
     """What was ranked, and chance where the protocol states it."""
     gallery, chance = result.protocol.get("gallery"), result.protocol.get("chance")
-    text = "-" if gallery is None else f"{gallery:,}"
+    text = "-" if gallery is None else f"{gallery:,}" if isinstance(gallery, int) else str(gallery)
     return text if chance is None else f"{text} (chance {chance:.3f})"
 
 
 def _row_order(row: tuple[str, str | None, str | None]) -> tuple:
     """Whole split, then sources, then strata; within each the metrics in METRIC_ORDER."""
     metric, source, stratum = row
-    place = METRIC_ORDER.index(metric) if metric in METRIC_ORDER else len(METRIC_ORDER)
     depth = (source is not None) + (stratum is not None)
-    return depth, source or "", stratum or "", place, metric
+    return depth, source or "", stratum or "", metric_place(metric), metric
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
     """Lines below the table: what the brackets are, and the readings of plain-clip."""
-    resampled = "all regions of an image resampled together; where texts are the queries, texts"
+    is_of_patients = any("interval" in r.protocol for r in results)  # else as the first published results were taken
+    resampled = OF_PATIENTS if is_of_patients else OF_IMAGES
     notes = ["", f"- Brackets: 95 % bootstrap interval, {resampled}."]
     for r in results:
         is_overall = r.metric == "region_to_text_accuracy" and r.source is None and r.value is not None

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from regionmed_clip.eval.metric_titles import metric_place, metric_title
 from regionmed_clip.eval.style import SERIES, STAGE_SHADES, drawing, head
-from regionmed_clip.eval.tables import METRIC_ORDER, metric_title
 from regionmed_clip.processing.corpus.plot_style import MUTED
 
 SMOOTHING_SHARE = 0.05  # the thick line averages over this share of all steps, within a stage
@@ -120,7 +120,7 @@ def _group_title(metrics: Sequence[str]) -> str:
 
 def _metric_place(metric: str) -> tuple[int, str]:
     """Metrics in table order, unknown ones last by name."""
-    return METRIC_ORDER.index(metric) if metric in METRIC_ORDER else len(METRIC_ORDER), metric
+    return metric_place(metric), metric
 
 
 def _words(column: str, prefix: str) -> str:

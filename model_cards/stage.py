@@ -12,6 +12,7 @@ from typing import Any
 
 from regionmed_clip.eval.results import Result, write_results
 from regionmed_clip.model_cards.render import check_card, render_card
+from regionmed_clip.processing.corpus.training_images import FACTS_FILE as TRAINING_DATA_FILE
 
 AUTO_CLASSES_OF_MODEL = ("AutoModel", "AutoModelForZeroShotImageClassification")
 ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".py", ".md", ".txt", ".jinja", ".model"})
@@ -25,6 +26,7 @@ def stage_flat_folder(
     *,
     results: Iterable[Result],
     facts: Mapping[str, Any] | None = None,
+    training_data: Mapping[str, Any] | None = None,
 ) -> Path:
     """The folder, complete or untouched: it is written beside under a temporary name and then renamed.
 
@@ -34,6 +36,7 @@ def stage_flat_folder(
     Args:
         results: shown in the card and saved as results.json.
         facts: what the card says of this model beside its numbers; see `render_card`.
+        training_data: what training_data.json says of the images it was trained on; None: there is no such file.
 
     Raises:
         ValueError: the tokenizer does not fit the text tower (the processor's `check_text_tower`); a file that must not
@@ -52,6 +55,8 @@ def stage_flat_folder(
         check_card(card, results)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         write_results(temporary / "results.json", results)
+        if training_data is not None:
+            (temporary / TRAINING_DATA_FILE).write_text(json.dumps(training_data, indent=2) + "\n", encoding="utf-8")
         _check_files(temporary)
         _put_in_place(temporary, folder)
     finally:

@@ -161,7 +161,7 @@ def start_region_path(model: PreTrainedModel) -> None:
     tenth; nothing is zero, so all of it still learns.
     """
     roi_processor = model.roi_processor
-    if isinstance(_pooling_layer(model), nn.Identity):
+    if isinstance(pooling_layer(model), nn.Identity):
         roi_processor.projection.weight.copy_(model.visual_projection.weight)
     else:
         matrix, shift = _affine_fit(model)
@@ -175,9 +175,11 @@ def start_region_path(model: PreTrainedModel) -> None:
             layer.weight.mul_(QUIET_CONTEXT)
 
 
-def _pooling_layer(model: PreTrainedModel) -> nn.Module:
-    """What the tower pools its patches (B, P, C) by to (B, C); the identity where it has a class token for that."""
+def pooling_layer(model: PreTrainedModel) -> nn.Module:
+    """What the tower pools its patches (B, P, C) by to (B, C); the identity for a class token and for their mean."""
     tower = model.vision_model
+    if model.config.image_pooling == "mean":
+        return nn.Identity()
     if model.config.image_pooling == "pooler":
         return tower.pooler
     return tower.head if tower.config.model_type == "siglip_vision_model" else nn.Identity()
@@ -194,7 +196,7 @@ def _affine_fit(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
     width = tower.config.hidden_size
     drawn = torch.randn(SAMPLES_PER_CHANNEL * width, width, generator=torch.Generator().manual_seed(0))
     states = drawn * norm.weight + norm.bias
-    embedded = model.visual_projection(_pooling_layer(model)(states[:, None]))  # (samples, D)
+    embedded = model.visual_projection(pooling_layer(model)(states[:, None]))  # (samples, D)
     known = nn.functional.pad(nn.functional.layer_norm(states, (width,)), (0, 1), value=1.0)  # (samples, C + 1)
     solution = torch.linalg.solve(known.t() @ known, known.t() @ embedded)
     return solution[:-1].t(), solution[-1]

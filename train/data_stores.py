@@ -49,6 +49,10 @@ class SampleStore(Protocol):
         """Every caption and region text, in order, with repetitions."""
         ...
 
+    def fingerprints(self) -> Iterator[tuple[np.ndarray, Sequence[str]]]:
+        """(fingerprints (N,) of `fingerprints.TYPE`, their sources) of all samples, block by block."""
+        ...
+
 
 class MixtureStore:
     """Several stores as one, shown by weight; an index counts through them one after the other."""
@@ -90,6 +94,10 @@ class MixtureStore:
     def texts(self) -> Iterator[str]:
         """Every caption and region text once, store by store."""
         return chain.from_iterable(store.texts() for store in self._stores)
+
+    def fingerprints(self) -> Iterator[tuple[np.ndarray, Sequence[str]]]:
+        """(fingerprints (N,) of `fingerprints.TYPE`, their sources) of all samples once, store by store."""
+        return chain.from_iterable(store.fingerprints() for store in self._stores)
 
 
 def prepare_data(

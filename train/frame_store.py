@@ -22,6 +22,8 @@ from tqdm import tqdm
 from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
 from regionmed_clip.processing.corpus.captions import write_caption
 from regionmed_clip.processing.corpus.data_spec import num_examples, parse_data_spec, stream_examples
+from regionmed_clip.processing.corpus.fingerprints import TYPE as FINGERPRINT_TYPE
+from regionmed_clip.processing.corpus.fingerprints import fingerprint
 from regionmed_clip.processing.corpus.image_texts import ImageTexts, NegativeText, mirror_words, texts_of_example
 from regionmed_clip.processing.corpus.shown_image import shown_image
 from regionmed_clip.processing.corpus.text_facts import NUM_FACTS
@@ -45,6 +47,7 @@ STORE_FEATURES = Features(
         "caption_facts": Value("binary"),  # (S, F) int64, row-major
         "region_facts": Value("binary"),  # (R, F) int64
         "details": Value("string"),  # JSON
+        "fingerprint": Value("binary"),  # of the image as it is stored: one row of `fingerprints.TYPE`
     }
 )
 
@@ -218,7 +221,8 @@ def write_part(path: Path, data: str, split: str, part: int, num_parts: int, ima
 
 def _prepare_example(example: dict, image_processor: RegionMedClipImageProcessor) -> dict:
     sample = sample_from_example(example, image_processor)
-    row = {name: getattr(sample, name) for name in STORE_FEATURES}
+    row = {name: getattr(sample, name) for name in STORE_FEATURES if name != "fingerprint"}
+    row["fingerprint"] = fingerprint(example).tobytes()
     arrays = {name: row[name].tobytes() for name in ("frame", "caption_facts", "region_facts")}
     return {**row, **arrays, "boxes": sample.boxes.tolist()}
 
@@ -242,7 +246,7 @@ class FrameStore:
         """The samples at `indices`, in that order."""
         columns = self._table[[int(index) for index in indices]]
         frames = columns["frame"].to_pylist()
-        rows = columns.drop_columns(["frame"]).to_pylist()
+        rows = columns.drop_columns(["frame", "fingerprint"]).to_pylist()
         return [self._sample(row, frame) for row, frame in zip(rows, frames)]
 
     def _sample(self, row: dict, frame: bytes) -> StoredSample:
@@ -275,6 +279,12 @@ class FrameStore:
         for batch in self._table.select_columns(["caption_key", "region_keys"]).iter(batch_size=1024):
             for row in batch.to_pylist():
                 yield row["caption_key"], row["region_keys"]
+
+    def fingerprints(self) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """(fingerprints (N,) of `fingerprints.TYPE`, their sources) of all samples, block by block."""
+        for batch in self._table.select_columns(["fingerprint", "source"]).iter(batch_size=4096):
+            prints = b"".join(batch["fingerprint"].to_pylist())
+            yield np.frombuffer(prints, dtype=FINGERPRINT_TYPE), batch["source"].to_pylist()
 
     def texts(self) -> Iterator[str]:
         """Every caption and region text of the split, in order, with repetitions; images are not touched."""

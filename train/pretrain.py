@@ -16,13 +16,13 @@ from regionmed_clip.train.pretraining import TrainedRun, pretrain, remove_cache
 
 def write_outputs(run: TrainedRun) -> None:
     """Fills OUTPUT_DIR with results.json, final/ and report/, and prints the table."""
-    folder, facts = run.output_dir, run.facts()
-    stage_flat_folder(run.model, run.processor, folder / "final", results=[], facts=facts)  # safe before evaluation
+    folder, facts, data = run.output_dir, run.facts(), run.training_data()
+    stage_flat_folder(run.model, run.processor, folder / "final", results=[], facts=facts, training_data=data)  # safe
     evaluated = evaluate_run(run, describe_hardware())
     results = evaluated.results
     logs = {f"{name}_rows": read_metrics(folder / f"{name}.jsonl") for name in ("metrics", "validation")}
     facts["text_origin"] = evaluated.text_origin
-    stage_flat_folder(run.model, run.processor, folder / "final", results=results, facts=facts)
+    stage_flat_folder(run.model, run.processor, folder / "final", results=results, facts=facts, training_data=data)
     shown = {"examples": evaluated.examples, "embedded": evaluated.embedded, "processor": run.processor}
     write_report(folder / "report", results=results, model=run.model, **logs, **shown)
     write_results(folder / "results.json", results)  # last: a job script takes it for the end of the run

@@ -36,6 +36,7 @@ from .stage_data import build_image_processor, check_splits, open_training_data,
 from .starts import START, open_start
 from .trackers import refuse_missing_trackers
 from .trainer import Trainer
+from .training_data import read_training_data, write_training_data
 from .validation import Validator, refuse_bad_validation
 from .whole_files import write_whole
 
@@ -66,6 +67,10 @@ class TrainedRun:
             return ""
         figure = f"{state.best.metric} {state.best.value:.4f}"
         return f"best checkpoint: {folder / BEST_FOLDER} (step {state.step}, {figure})\n"
+
+    def training_data(self) -> dict[str, Any]:
+        """What training_data.json says of the images that the models were trained on."""
+        return read_training_data(self.output_dir)
 
     def facts(self) -> dict[str, Any]:
         """What the model card says of this run beside its numbers."""
@@ -125,6 +130,7 @@ def pretrain(command_line: CommandLine, interruption: Interruption | None = None
             _tell_how_it_resumes(output_dir, None if found is None else found[1])
         write_whole(output_dir / "recipe.yaml", yaml.safe_dump(command_line.recipe.to_dict(), sort_keys=False))
         prepare_training_data(recipe, cache, image_processor)
+        write_training_data(recipe, cache, image_processor, output_dir)
     accelerator.wait_for_everyone()
     data = open_training_data(recipe, cache, image_processor)
     recipe = recipe.with_steps([len(data.stores[stage.name]) for stage in recipe.stages])

@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 
 from modeling_regionmed_clip.loss_regionmed_clip import NO_TEXT_KEY
 from regionmed_clip.processing.corpus.built_corpus import BuiltCorpus
+from regionmed_clip.processing.corpus.fingerprints import COLUMNS as FINGERPRINT_COLUMNS
+from regionmed_clip.processing.corpus.fingerprints import TYPE as FINGERPRINT_TYPE
+from regionmed_clip.processing.corpus.fingerprints import fingerprint
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 
 from .frame_store import StoredSample, example_from_sample, is_caption_bare, sample_from_example
@@ -85,6 +88,12 @@ class ShardStore:
         for row in self._corpus.rows(self._split, columns=KEY_COLUMNS):
             caption_key = NO_TEXT_KEY if is_caption_bare(row) else row["caption_key"]
             yield caption_key, [region["key"] for region in row["regions"]]
+
+    def fingerprints(self) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """(fingerprints (N,) of `fingerprints.TYPE`, their sources) of all samples; images are not touched."""
+        for table in self._corpus.tables(self._split, columns=FINGERPRINT_COLUMNS):
+            rows = table.to_pylist()
+            yield np.array([fingerprint(row) for row in rows], dtype=FINGERPRINT_TYPE), [row["source"] for row in rows]
 
     def texts(self) -> Iterator[str]:
         """Every caption and region text of the split, in order, with repetitions; images are not touched."""

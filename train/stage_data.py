@@ -60,7 +60,7 @@ def prepare_training_data(recipe: Recipe, cache: Path, image_processor: RegionMe
         image_processor: of the recipe's own size.
     """
     for data, image_size in _distinct(recipe):
-        sized = _at_size(image_processor, image_size)
+        sized = at_size(image_processor, image_size)
         prepare_data(parse_data_spec(data), TRAINING_SPLIT, cache, sized, recipe.preparation_workers)
 
 
@@ -68,7 +68,7 @@ def open_training_data(recipe: Recipe, cache: Path, image_processor: RegionMedCl
     """What `prepare_training_data` wrote; stages of the same data and size share one store."""
     stores = {
         (data, image_size): open_data(
-            parse_data_spec(data), TRAINING_SPLIT, cache, _at_size(image_processor, image_size)
+            parse_data_spec(data), TRAINING_SPLIT, cache, at_size(image_processor, image_size)
         )
         for data, image_size in _distinct(recipe)
     }
@@ -82,7 +82,7 @@ def _distinct(recipe: Recipe) -> list[tuple[str, int]]:
     return list(dict.fromkeys(pairs))
 
 
-def _at_size(image_processor: RegionMedClipImageProcessor, image_size: int) -> RegionMedClipImageProcessor:
+def at_size(image_processor: RegionMedClipImageProcessor, image_size: int) -> RegionMedClipImageProcessor:
     """The image processor with square frames of that many pixels a side."""
     settings = {**image_processor.to_dict(), "size": {"height": image_size, "width": image_size}}
     return RegionMedClipImageProcessor.from_dict(settings)

@@ -23,8 +23,12 @@ from .arguments import Recipe
 from .stage_plan import StagePlan
 
 RECALLS = (1, 5, 10)
-METRICS_OF_TASK: dict[str, tuple[str, ...]] = {  # of the whole split; the higher the better
-    "retrieval": tuple(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in RECALLS),
+METRICS_OF_TASK: dict[str, tuple[str, ...]] = {  # of the whole split or a source; the higher the better
+    "retrieval": tuple(
+        f"{way}_{name}"
+        for way in ("image_to_text", "text_to_image")
+        for name in (*(f"recall@{k}" for k in RECALLS), "mrr")
+    ),
     "zero_shot": ("macro_auroc",),
     "region": (
         "region_to_text_accuracy",
@@ -110,6 +114,7 @@ class Validator:
                 batch_size=self._recipe.evaluation.batch_size,
                 device=self._device,
                 progress=False,
+                is_brief=True,
             )
         return [
             {"step": step, "stage": stage}

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from regionmed_clip.eval.metric_titles import metric_title
 from regionmed_clip.eval.studies.arms import Key
 from regionmed_clip.eval.studies.pooling import Comparison, Pooled, judge
 from regionmed_clip.eval.studies.report_parts import INTERVAL_NOTE, describe_data, format_cell, format_markdown
 from regionmed_clip.eval.style import SERIES, drawing, head
-from regionmed_clip.eval.tables import metric_title
 from regionmed_clip.processing.corpus.plot_style import MUTED, TEXT
 
 MARKS = {"intervals apart": " **", "paired only": " *"}

@@ -10,7 +10,7 @@ from regionmed_clip.eval.studies.measured_runs import OUTCOMES, MeasuredRun, Pla
 from regionmed_clip.eval.studies.pooling import Comparison, Pooled, context_of, pool, subtract
 from regionmed_clip.eval.tasks.measured import RunContext
 
-OF_THE_MODEL = ("per_finding", "reading", "readings")  # protocol keys in which models differ
+OF_THE_MODEL = ("per_finding", "reading", "readings", "of_the_model")  # protocol keys in which models differ
 Key = tuple[str, str | None]  # metric, source
 
 
@@ -84,7 +84,7 @@ def _check_comparable(arms: Sequence[MeasuredArm]) -> None:
 
 def _questions(run: MeasuredRun) -> tuple:
     """What the figures of a training ask; equal where they may be compared query by query."""
-    asked = [(figure.key, figure.n, _of_the_question(figure.protocol)) for figure in run.figures]
+    asked = {figure.key: (figure.n, _of_the_question(figure.protocol)) for figure in run.figures}
     return run.data_revision, run.split_sha256, asked
 
 

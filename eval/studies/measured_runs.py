@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from regionmed_clip.eval.metric_titles import metric_title
 from regionmed_clip.eval.saved_models import load_model
 from regionmed_clip.eval.studies.pooling import RunFigure
 from regionmed_clip.eval.studies.splits import read_split
 from regionmed_clip.eval.studies.trainings import Training, write_json
-from regionmed_clip.eval.tables import metric_title
 from regionmed_clip.eval.tasks.measured import Measured, RunContext
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.eval.tasks.runner import run_plain_clip, run_tasks
@@ -46,6 +47,7 @@ class MeasuredRun:
     split: str
     split_sha256: str
     training: dict[str, Any]
+    metrics: list[str]
     figures: list[MeasuredFigure]
 
     def write(self, path: Path) -> None:
@@ -65,25 +67,30 @@ class MeasuredRun:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A training, and which arm and seed of the study it is; of a plain one regions are read without training."""
+    """A training, which arm and seed of the study it is, and what of its model is measured: `metrics`, by `tasks`.
+
+    Of a plain one regions are read without training.
+    """
 
     arm: str
     seed: int
     training: Training
+    metrics: tuple[str, ...]
+    tasks: tuple[str, ...] = TASKS
     is_plain: bool = False
 
 
 def measure_run(run: PlannedRun, device: str) -> MeasuredRun:
     """The figures of a finished training, from its outcomes.json where that was made of it.
 
-    Kept are those of the whole split and of each source; a figure that was skipped is not among them. Of a plain run
-    each region figure is the better of the two training-free readings.
+    Kept are the run's metrics of the whole split and of each source; one that was skipped is not among them. Of a plain
+    run each region figure is the better of the two training-free readings.
     """
     folder, facts = run.training.folder, run.training.facts()
     path = folder / OUTCOMES
     if path.is_file():
         kept = MeasuredRun.read(path)
-        if kept.training == facts:
+        if kept.training == facts and kept.metrics == list(run.metrics):
             return kept
     split, examples = facts["split"], read_split(facts["data"], facts["split"])
     model, processor = load_model(folder / "final", device)
@@ -96,7 +103,7 @@ def measure_run(run: PlannedRun, device: str) -> MeasuredRun:
         hardware="kept with the study's results",
         command="kept with the study's results",
     )
-    options: dict[str, Any] = {"context": context, "tasks": TASKS, "device": device}
+    options: dict[str, Any] = {"context": context, "tasks": run.tasks, "device": device}
     if run.is_plain:
         outcome = run_plain_clip(model, processor, {split: examples}, **options)
     else:
@@ -109,15 +116,16 @@ def measure_run(run: PlannedRun, device: str) -> MeasuredRun:
         split=split,
         split_sha256=context.split_sha256,
         training=facts,
-        figures=[_keep(figure) for figure in outcome.measured if _is_kept(figure)],
+        metrics=list(run.metrics),
+        figures=[_keep(figure) for figure in outcome.measured if _is_kept(figure, run.metrics)],
     )
     measured.write(path)
     return measured
 
 
-def _is_kept(figure: Measured) -> bool:
-    """Whether the figure was computed, and for the whole split or a whole source."""
-    return figure.stratum is None and figure.resampled is not None
+def _is_kept(figure: Measured, metrics: Sequence[str]) -> bool:
+    """Whether the figure was asked for, and computed, for the whole split or a whole source."""
+    return figure.metric in metrics and figure.stratum is None and figure.resampled is not None
 
 
 def _keep(figure: Measured) -> MeasuredFigure:

@@ -86,7 +86,7 @@ def run_study(options: argparse.Namespace, command: str, start: Start | None = N
     """
     refuse_stages(options.overrides)
     facts = _read_start(options)
-    comparison = measure_arms(options, plan(options, facts), PAIRS, METRICS, title="real data", start=start)
+    comparison = measure_arms(options, plan(options, facts), PAIRS, title="real data", start=start)
     keys = [key for key in list_keys(comparison) if key[0].startswith("region")] or list_keys(comparison)
     notes, title = describe_arms(options, comparison, facts), "Regions of real images, source by source"
     shown = {"command": command, "notes": notes, "title": title, "data_note": TEMPLATE_NOTE}
@@ -104,7 +104,7 @@ def plan(options: argparse.Namespace, start: StartFacts | None) -> list[PlannedR
             started = {"start": start.revision} if arm in (FULL, LORA) else {}
             overrides = (f"data={json.dumps(options.data)}", *options.overrides, *LEAN_RUN, f"seed={seed}", *own)
             training = Training(name, options.output / name, recipe, overrides, {**conditions, **started})
-            planned.append(PlannedRun(arm, seed, training))
+            planned.append(PlannedRun(arm, seed, training, METRICS))
     return planned
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from regionmed_clip.eval.metrics.boxes import pairwise_iou
-from regionmed_clip.eval.studies.counterfactuals import CHANGES, counterfactual_hits
 from regionmed_clip.eval.studies.trainings import write_json
+from regionmed_clip.eval.tasks.counterfactual import POSITION_CHANGES, counterfactual_hits
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding import embed_examples
 from regionmed_clip.eval.tasks.measured import hash_texts
@@ -123,14 +123,14 @@ def figures_of(embedded: EmbeddedSplit, regions: Sequence[Mapping[str, Any]], bo
             **shared,
         )
     ]
-    for changed in CHANGES:
+    for changed in POSITION_CHANGES:
         hits = counterfactual_hits(embedded, regions, changed)
         if hits is not None:
             figures.append(
                 Figure(
                     metric=f"{changed}_accuracy",
                     outcomes=hits.is_correct.astype(int).tolist(),
-                    images=hits.clusters.tolist(),
+                    images=hits.images.tolist(),
                     gallery=None,
                     chance=hits.chance,
                     **shared,

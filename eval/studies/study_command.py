@@ -70,7 +70,6 @@ def measure_arms(
     options: argparse.Namespace,
     planned: Sequence[PlannedRun],
     pairs: Sequence[tuple[str, str]],
-    metrics: Sequence[str],
     *,
     title: str,
     start: Start | None = None,
@@ -78,13 +77,14 @@ def measure_arms(
     """The arms of the planned runs compared, after every one of them was trained and evaluated.
 
     Args:
+        planned: all with the same metrics.
         pairs: arms whose paired differences first - second are taken.
         title: what the progress bar says.
         start: runs one training to its end; None: `launch`.
     """
     device = options.device
     measured = run_all(planned, lambda run: measure_run(run, device), title=title, start=start, jobs=options.jobs)
-    return compare(gather_arms(planned, measured), pairs, metrics)
+    return compare(gather_arms(planned, measured), pairs, planned[0].metrics)
 
 
 def write_outputs(

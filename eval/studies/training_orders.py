@@ -60,7 +60,7 @@ def run_study(options: argparse.Namespace, command: str, start: Start | None = N
     arms, same = list_arms(read_recipe(options.recipe)["stages"], options.arms)
     pairs = [(name, reference) for reference in (THREE_STAGES, GLOBAL_ONLY) for name in arms if name != reference]
     pairs = [pair for pair in pairs if pair != (GLOBAL_ONLY, THREE_STAGES)]  # the other way round it is there
-    comparison = measure_arms(options, plan(options, arms), pairs, METRICS, title="training orders", start=start)
+    comparison = measure_arms(options, plan(options, arms), pairs, title="training orders", start=start)
     shown = {"command": command, "notes": describe_arms(arms, same), "title": "Training orders, equal steps"}
     return write_outputs(options.output, comparison, list_keys(comparison), **shown)
 
@@ -74,7 +74,7 @@ def plan(options: argparse.Namespace, arms: Mapping[str, Stages]) -> list[Planne
             name = f"{arm}-{seed}"
             overrides = (*options.overrides, *LEAN_RUN, f"seed={seed}", override_stages(stages))
             training = Training(name, options.output / name, options.recipe, overrides, conditions)
-            planned.append(PlannedRun(arm, seed, training, is_plain=arm == GLOBAL_ONLY))
+            planned.append(PlannedRun(arm, seed, training, METRICS, is_plain=arm == GLOBAL_ONLY))
     return planned
 
 

@@ -1,14 +1,13 @@
-"""A split as arrays: what every task reads, and the collector that builds it batch by batch."""
+"""A split as arrays: what every task reads, and the collector that builds it from examples and embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from regionmed_clip.eval.tasks.prepared import PreparedExample
 from regionmed_clip.processing.corpus.captions import study_phrase
 
 STATED = (  # what an example says of a region
@@ -104,44 +103,62 @@ class EmbeddedSplit:
         return np.unique(self.region_text[is_region])
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComputedRows:
+    """What a model and an image processor make of N images with A annotated regions, M of them inside the frame.
+
+    Attributes:
+        image_embeds: (N, D) float32. region_embeds: reading -> (M, D) float32. All of unit length.
+        is_inside: (A,) bool, whether any of the region lies in the model's frame.
+        region_colour_size: (M, 5) float32; see `EmbeddedSplit`.
+    """
+
+    image_embeds: np.ndarray
+    region_embeds: dict[str, np.ndarray]
+    is_inside: np.ndarray
+    region_colour_size: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence[ComputedRows]) -> ComputedRows:
+        """The rows of all parts, one after the other."""
+        return cls(
+            image_embeds=np.concatenate([part.image_embeds for part in parts]),
+            region_embeds={
+                name: np.concatenate([part.region_embeds[name] for part in parts]) for name in parts[0].region_embeds
+            },
+            is_inside=np.concatenate([part.is_inside for part in parts]),
+            region_colour_size=np.concatenate([part.region_colour_size for part in parts]),
+        )
+
+
 class SplitRows:
-    """Collects a split image by image and turns it into one `EmbeddedSplit` for every region reading."""
+    """Collects what the examples of a split say, image by image, and joins it to what a model made of them."""
 
-    def __init__(self, readings: Sequence[str]):
+    def __init__(self) -> None:
         self.images: list[Mapping[str, Any]] = []  # examples without their pixels
-        self.image_embeds: list[np.ndarray] = []
         self.regions: list[tuple[int, Mapping[str, Any]]] = []  # row of the image, the region
-        self.region_embeds: dict[str, list[np.ndarray]] = {reading: [] for reading in readings}
-        self.colour_sizes: list[np.ndarray] = []
-        self.num_outside = 0
 
-    def add_images(
-        self, images: Sequence[PreparedExample], image_embeds: np.ndarray, region_embeds: Mapping[str, np.ndarray]
-    ) -> None:
-        """None; takes in a batch: (B, D) image embeddings and, by reading, the (sum of R, D) region embeddings."""
-        for image in images:
-            self.regions.extend((len(self.images), region) for region in image.regions)
-            self.images.append(
-                {key: image.example[key] for key in ("image_id", "source", "modality", "caption", "caption_key")}
-            )
-            self.images[-1] |= {key: image.example.get(key) for key in ("patient_id", "patient_sex", "patient_age")}
-            self.images[-1]["size_hw"] = (image.example["height"], image.example["width"])
-            self.images[-1]["study"] = _study_phrase(image.example)
-            self.images[-1]["findings"] = _shown_findings(image.example["regions"])
-            self.colour_sizes.append(image.colour_size())
-            self.num_outside += image.num_outside
-        self.image_embeds.append(image_embeds)
-        for reading, embeds in region_embeds.items():
-            self.region_embeds[reading].append(embeds)
+    def add(self, example: Mapping[str, Any]) -> None:
+        """None; takes in the next example, whose image is not looked at."""
+        self.regions.extend((len(self.images), region) for region in example["regions"])
+        image = {key: example[key] for key in ("image_id", "source", "modality", "caption", "caption_key")}
+        image |= {key: example.get(key) for key in ("patient_id", "patient_sex", "patient_age")}
+        image |= {"size_hw": (example["height"], example["width"]), "study": _study_phrase(example)}
+        self.images.append(image | {"findings": _shown_findings(example["regions"])})
 
-    def finish(self, encode: Callable[[Sequence[str]], np.ndarray]) -> dict[str, EmbeddedSplit]:
-        """The split under each reading; `encode` gives (T, D) unit embeddings of texts and is called once."""
+    def texts(self, is_inside: np.ndarray) -> list[str]:
+        """The unique captions, then the unique texts of the regions that `is_inside` (A,) bool keeps."""
+        regions = [region["description"] for (_, region), keep in zip(self.regions, is_inside, strict=True) if keep]
+        return [*dict.fromkeys(image["caption"] for image in self.images), *dict.fromkeys(regions)]
+
+    def finish(self, computed: ComputedRows, text_embeds: np.ndarray) -> dict[str, EmbeddedSplit]:
+        """The split under each reading; `text_embeds` (T + U, D) are the unit embeddings of `texts`."""
         captions, image_caption, caption_keys = unique_texts(
             [image["caption"] for image in self.images], [image["caption_key"] for image in self.images]
         )
-        regions = [region for _, region in self.regions]
+        kept = [row for row, keep in zip(self.regions, computed.is_inside, strict=True) if keep]
+        regions = [region for _, region in kept]
         texts, region_text, text_keys = unique_texts([r["description"] for r in regions], [r["key"] for r in regions])
-        embeds = encode([*captions, *texts])
         shared = {
             "image_ids": [image["image_id"] for image in self.images],
             "image_sources": np.array([image["source"] for image in self.images], dtype=str),
@@ -149,37 +166,38 @@ class SplitRows:
             "image_studies": np.array([image["study"] for image in self.images], dtype=str),
             "image_findings": [image["findings"] for image in self.images],
             "image_sizes_hw": np.array([image["size_hw"] for image in self.images], dtype=np.int32),
-            "image_clusters": _clusters_of(self.images),
+            "image_clusters": clusters_of(self.images),
             "image_sexes": np.array([image["patient_sex"] or "" for image in self.images], dtype=str),
             "image_ages": np.array([_age_or_nan(image["patient_age"]) for image in self.images], dtype=np.float32),
-            "image_embeds": np.concatenate(self.image_embeds),
+            "image_embeds": computed.image_embeds,
             "image_caption": image_caption,
             "captions": captions,
             "caption_keys": caption_keys,
-            "caption_embeds": embeds[: len(captions)],
-            "region_image": np.array([row for row, _ in self.regions], dtype=np.int64),
+            "caption_embeds": text_embeds[: len(captions)],
+            "region_image": np.array([row for row, _ in kept], dtype=np.int64),
             "region_text": region_text,
             "region_findings": np.array([r["finding"] for r in regions], dtype=str),
             "region_is_negated": np.array([bool(r["is_negated"]) for r in regions], dtype=bool),
             "region_boxes_pixel_xyxy": np.array([r["box"] for r in regions], dtype=np.float32).reshape(-1, 4),
-            "region_colour_size": np.concatenate(self.colour_sizes),
+            "region_colour_size": computed.region_colour_size,
             "region_facts": [{name: region.get(name) for name in STATED} for region in regions],
             "region_texts": texts,
             "region_text_keys": text_keys,
-            "region_text_embeds": embeds[len(captions) :],
-            "num_regions_outside": self.num_outside,
+            "region_text_embeds": text_embeds[len(captions) :],
+            "num_regions_outside": int((~computed.is_inside).sum()),
         }
-        return {
-            name: EmbeddedSplit(region_embeds=np.concatenate(parts), **shared)
-            for name, parts in self.region_embeds.items()
-        }
+        return {name: EmbeddedSplit(region_embeds=embeds, **shared) for name, embeds in computed.region_embeds.items()}
 
 
-def _clusters_of(images: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """(N,) int64: the row of the first image of the same patient of the same source; without a patient its own row."""
+def clusters_of(images: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(N,) int64: the row of the first image of the same patient of the same source; without a patient its own row.
+
+    Args:
+        images: N dicts with `source`, and with `patient_id` where it is known.
+    """
     first: dict[tuple[str, str], int] = {}
     clusters = [
-        row if image["patient_id"] is None else first.setdefault((image["source"], image["patient_id"]), row)
+        row if image.get("patient_id") is None else first.setdefault((image["source"], image["patient_id"]), row)
         for row, image in enumerate(images)
     ]
     return np.array(clusters, dtype=np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,7 +14,11 @@ from regionmed_clip.eval.results import PROTOCOL_KEYS, Result
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Where the numbers of one run come from; copied into every Result."""
+    """Where the numbers of one run come from; copied into every Result.
+
+    `protocol` is what the protocol of every figure of the run says besides its own: how the model reads regions, what
+    is known of its training data.
+    """
 
     data_revision: str
     model_revision: str
@@ -23,6 +27,7 @@ class RunContext:
     seed: int
     hardware: str
     command: str
+    protocol: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +37,10 @@ class Measured:
     Attributes:
         value, low, high: the figure and its 95 % interval; all None when skipped (`protocol["skipped"]` says why).
         n: number of queries.
-        resampled: (NUM_RESAMPLES,) the figure in every bootstrap resample, and `clusters` (Q,), the image or text of
-            each query; kept so that two models can be compared on the same queries: where both were resampled with
+        resampled: (NUM_RESAMPLES,) the figure in every bootstrap resample, and `clusters` (Q,), the patient or text
+            of each query; kept so that two models can be compared on the same queries: where both were resampled with
             one seed, the differences of their resampled figures are those of the same draws. None when skipped.
+        outcomes: (Q,) float64, where the figure is the mean of a number of each query, that number; else None.
     """
 
     task: str
@@ -48,6 +54,7 @@ class Measured:
     protocol: dict[str, Any] = field(default_factory=dict)
     resampled: np.ndarray | None = None
     clusters: np.ndarray | None = None
+    outcomes: np.ndarray | None = None
 
     @property
     def key(self) -> tuple[str, str | None, str | None]:
@@ -56,7 +63,7 @@ class Measured:
 
     def as_result(self, model_name: str, context: RunContext) -> Result:
         """The Result record of this figure."""
-        protocol = dict.fromkeys(PROTOCOL_KEYS) | self.protocol
+        protocol = dict.fromkeys(PROTOCOL_KEYS) | dict(context.protocol) | self.protocol
         protocol |= {"split": context.split, "split_sha256": context.split_sha256}
         names = ("task", "metric", "value", "low", "high", "n", "source", "stratum")
         return Result(
@@ -140,7 +147,7 @@ def choose_better(readings: dict[str, list[Measured]], deciding_metric: str) -> 
     chosen = []
     for key in first:
         candidates = {name: table[key] for name, table in tables.items()}
-        is_higher_better = "cosine" not in key[0]
+        is_higher_better = not any(one.protocol.get("lower_is_better") for one in candidates.values())
         name = max(candidates, key=lambda n: _value_or_least(candidates[n])) if is_higher_better else winner
         both = {n: m.value for n, m in candidates.items()}
         chosen.append(

@@ -23,11 +23,11 @@ class PreparedExample:
     regions: list[Mapping[str, Any]]
     boxes: np.ndarray  # (R, 4) float32, fractions of the frame
     crops: list[np.ndarray]  # R uint8 frames of the cropped boxes; empty unless asked for
-    num_outside: int
+    is_visible: np.ndarray  # (A,) bool: which of the example's regions are visible; R are
 
     @classmethod
     def read(cls, example: Mapping[str, Any], image_processor: Any, has_crops: bool) -> PreparedExample:
-        """The example decoded and framed once; boxes clipped to the frame, invisible ones counted and dropped.
+        """The example decoded and framed once; boxes clipped to the frame, invisible ones dropped.
 
         One that was kept for this very frame (`KeptExample`) is not decoded again.
         """
@@ -39,7 +39,7 @@ class PreparedExample:
         boxes, is_visible = clip_to_frame(np.asarray(geometry.boxes_to_frame_fractions(pixel), dtype=np.float32))
         regions = [region for region, keep in zip(example["regions"], is_visible, strict=True) if keep]
         crops = [image_processor.frame(_crop(image, region["box"]))[0] for region in regions] if has_crops else []
-        return cls(example, np.asarray(frame), regions, boxes[is_visible], crops, int((~is_visible).sum()))
+        return cls(example, np.asarray(frame), regions, boxes[is_visible], crops, is_visible)
 
     def colour_size(self) -> np.ndarray:
         """(R, 5) float32 mean RGB of each box in the frame, its width and its height; see `EmbeddedSplit`."""

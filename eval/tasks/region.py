@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from regionmed_clip.eval.intervals import (
     percentile_interval,
-    resample_mean,
     resample_mean_of_class_ratios,
     resample_median,
 )
 from regionmed_clip.eval.metrics.boxes import pairwise_iou
-from regionmed_clip.eval.metrics.classification import accuracy, balanced_accuracy
+from regionmed_clip.eval.metrics.classification import balanced_accuracy
 from regionmed_clip.eval.metrics.ranking import TIE_RULE, nearest, ranks_of_first_positive
+from regionmed_clip.eval.tasks.cases import measure_cases
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
+from regionmed_clip.eval.tasks.figures import mean_figure
+from regionmed_clip.eval.tasks.in_image import measure_in_image
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata, skipped
 from regionmed_clip.eval.tasks.retrieval import KS, MIN_UNIQUE_TEXTS, recall_figures, too_few_texts
+from regionmed_clip.eval.tasks.strata import iter_region_strata
+from regionmed_clip.eval.tasks.task_inputs import TaskFindings, TaskInputs
 
 MAX_PAIR_IOU = 0.3
+NUM_WORST = 12
 
 
-def measure_region(embedded: EmbeddedSplit, *, seed: int = 0) -> list[Measured]:
-    """Every region figure of every stratum; strata choose the queries, the gallery is always the whole split's."""
+def measure_region(embedded: EmbeddedSplit, *, seed: int = 0, is_brief: bool = False) -> list[Measured]:
+    """Every region figure of every stratum; strata choose the queries, the gallery is always the whole split's.
+
+    Patients are resampled whole.
+
+    Args:
+        is_brief: without the choice inside an image, the similar cases and the strata of `strata.py`.
+    """
     if not embedded.num_regions:
         whole = Stratum(None, None, np.ones(embedded.num_images, dtype=bool))
         return [skipped("region", "region_to_text_accuracy", "no regions in the split", n=0, stratum=whole)]
@@ -37,7 +49,43 @@ def measure_region(embedded: EmbeddedSplit, *, seed: int = 0) -> list[Measured]:
         if is_query.any():
             measured.extend(_median_cosine(embedded, stratum, is_query, seed))
     measured.extend(_balanced_accuracies(embedded, seed))
+    if not is_brief:
+        measured.extend(measure_in_image(embedded, seed=seed))
+        measured.extend(measure_cases(embedded, seed=seed))
+        for part in iter_region_strata(embedded):
+            stratum = Stratum(part.source, part.name, np.ones(embedded.num_images, dtype=bool))
+            measured.append(region_accuracy_figure(embedded, is_correct, stratum, part.is_member, seed))
     return measured
+
+
+def measure(inputs: TaskInputs) -> TaskFindings:
+    """The figures of the split under test, and the regions that are most surely given a false text."""
+    measured = measure_region(inputs.embedded, seed=inputs.seed, is_brief=inputs.is_brief)
+    return TaskFindings(measured=measured, details={} if inputs.is_brief else list_confusions(inputs.embedded))
+
+
+def list_confusions(embedded: EmbeddedSplit) -> dict[str, Any]:
+    """ "region_worst": rows of the NUM_WORST regions whose best false text leads the true one by most."""
+    if not embedded.num_regions:
+        return {}
+    best = nearest(embedded.region_embeds, embedded.region_text_embeds)
+    is_false = embedded.region_text_keys[best] != embedded.region_keys
+    own = (embedded.region_embeds * embedded.region_text_embeds[embedded.region_text]).sum(axis=1)
+    leads = (embedded.region_embeds * embedded.region_text_embeds[best]).sum(axis=1) - own
+    rows = np.flatnonzero(is_false)
+    rows = rows[np.argsort(-leads[rows], kind="stable")][:NUM_WORST]
+    return {
+        "region_worst": [
+            {
+                "image_id": embedded.image_ids[embedded.region_image[row]],
+                "box_pixel_xyxy": embedded.region_boxes_pixel_xyxy[row].tolist(),
+                "true_text": embedded.region_texts[embedded.region_text[row]],
+                "chosen_text": embedded.region_texts[best[row]],
+                "lead": float(leads[row]),
+            }
+            for row in rows.tolist()
+        ]
+    }
 
 
 def region_text_hits(embedded: EmbeddedSplit, region_embeds: np.ndarray) -> np.ndarray:
@@ -49,25 +97,18 @@ def region_text_hits(embedded: EmbeddedSplit, region_embeds: np.ndarray) -> np.n
 def region_accuracy_figure(
     embedded: EmbeddedSplit, is_correct: np.ndarray, stratum: Stratum, is_query: np.ndarray, seed: int
 ) -> Measured:
-    """`region_to_text_accuracy` of the queries (M,) bool from the outcomes (M,) bool; images are resampled whole."""
+    """`region_to_text_accuracy` of the queries (M,) bool from the outcomes (M,) bool."""
     protocol = _gallery_protocol(embedded, len(embedded.region_texts))
     if not is_query.any():
         return skipped("region", "region_to_text_accuracy", "no regions", n=0, stratum=stratum, **protocol)
-    outcomes, clusters = is_correct[is_query], embedded.region_image[is_query]
-    resampled = resample_mean(outcomes, clusters, seed=seed)
-    low, high = percentile_interval(resampled)
-    return Measured(
-        task="region",
-        metric="region_to_text_accuracy",
-        value=accuracy(outcomes),
-        low=low,
-        high=high,
-        n=len(outcomes),
-        source=stratum.source,
-        stratum=stratum.name,
+    return mean_figure(
+        "region",
+        "region_to_text_accuracy",
+        is_correct[is_query],
+        embedded.region_clusters[is_query],
+        stratum=stratum,
+        seed=seed,
         protocol=protocol,
-        resampled=resampled,
-        clusters=clusters,
     )
 
 
@@ -132,7 +173,7 @@ def balanced_accuracy_figure(
     embedded: EmbeddedSplit, predicted: np.ndarray, stratum: Stratum, is_query: np.ndarray, seed: int
 ) -> Measured:
     """`region_balanced_accuracy` of the findings `predicted` (Q,) str for the Q regions of `is_query` (M,) bool."""
-    truth, clusters = embedded.region_findings[is_query], embedded.region_image[is_query]
+    truth, clusters = embedded.region_findings[is_query], embedded.region_clusters[is_query]
     texts = {embedded.region_texts[row] for row in embedded.select_region_texts(is_query)}
     labels, counts = np.unique(truth, return_counts=True)
     is_correct = predicted == truth
@@ -187,7 +228,7 @@ def _median_cosine(embedded: EmbeddedSplit, stratum: Stratum, is_query: np.ndarr
 
 
 def different_region_cosines(embedded: EmbeddedSplit, is_query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """((Q,) cosines, (Q,) image rows) of the pairs of chosen regions of one image: other meaning, low overlap."""
+    """((Q,) cosines, (Q,) clusters) of the pairs of chosen regions of one image: other meaning, low overlap."""
     keys = embedded.region_keys
     cosines, clusters = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
     chosen = np.flatnonzero(is_query)
@@ -199,5 +240,5 @@ def different_region_cosines(embedded: EmbeddedSplit, is_query: np.ndarray) -> t
         is_pair = (keys[rows][first] != keys[rows][second]) & (pairwise_iou(boxes)[first, second] < MAX_PAIR_IOU)
         embeds = embedded.region_embeds[rows]
         cosines.append((embeds @ embeds.T)[first, second][is_pair])
-        clusters.append(np.full(int(is_pair.sum()), embedded.region_image[rows[0]]))
+        clusters.append(np.full(int(is_pair.sum()), embedded.region_clusters[rows[0]]))
     return np.concatenate(cosines), np.concatenate(clusters)

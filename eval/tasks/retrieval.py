@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from regionmed_clip.eval.intervals import percentile_interval, resample_mean
-from regionmed_clip.eval.metrics.ranking import TIE_RULE, ranks_of_first_positive, recall_at_k
+from regionmed_clip.eval.metrics.ranking import TIE_RULE, ranks_of_first_positive
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
+from regionmed_clip.eval.tasks.figures import mean_figure
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata, skipped
+from regionmed_clip.eval.tasks.task_inputs import TaskFindings, TaskInputs
 
 KS = (1, 5, 10)
 MIN_UNIQUE_TEXTS = 20
 
 
+def measure(inputs: TaskInputs) -> TaskFindings:
+    """The figures of the split under test; see `measure_retrieval`."""
+    return TaskFindings(measured=measure_retrieval(inputs.embedded, seed=inputs.seed))
+
+
 def measure_retrieval(embedded: EmbeddedSplit, *, seed: int = 0) -> list[Measured]:
-    """`image_to_text_recall@k` and `text_to_image_recall@k` of every stratum, each with its own gallery.
+    """`image_to_text_recall@k`, `text_to_image_recall@k` and `_mrr` of both, of every stratum with its own gallery.
 
     Queries: every image against the stratum's unique captions, and every unique caption against its images. An
-    image's positives are all texts with its key, a text's positives all images with its key. A stratum with fewer than
-    MIN_UNIQUE_TEXTS unique captions gets no number.
+    image's positives are all texts with its key, a text's positives all images with its key. Where images are the
+    queries, those of a patient are resampled together. A stratum with fewer than MIN_UNIQUE_TEXTS unique captions gets
+    no number.
     """
     measured = []
     for stratum in iter_strata(embedded):
@@ -27,7 +36,7 @@ def measure_retrieval(embedded: EmbeddedSplit, *, seed: int = 0) -> list[Measure
 
 
 def _measure_stratum(embedded: EmbeddedSplit, stratum: Stratum, seed: int) -> list[Measured]:
-    """The recalls of one stratum in both directions."""
+    """The figures of one stratum in both directions."""
     images = np.flatnonzero(stratum.is_member)
     texts = np.unique(embedded.image_caption[images])
     protocol = {
@@ -39,19 +48,19 @@ def _measure_stratum(embedded: EmbeddedSplit, stratum: Stratum, seed: int) -> li
     if len(texts) < MIN_UNIQUE_TEXTS:
         reason = too_few_texts(len(texts))
         return [
-            skipped(
-                "retrieval", f"{name}_recall@{k}", reason, n=len(q), stratum=stratum, gallery=len(gallery), **protocol
-            )
-            for name, (q, gallery) in directions.items()
-            for k in KS
+            skipped("retrieval", metric, reason, n=len(queries), stratum=stratum, gallery=len(gallery), **protocol)
+            for name, (queries, gallery) in directions.items()
+            for metric in (*(f"{name}_recall@{k}" for k in KS), f"{name}_mrr")
         ]
-    image_side = (embedded.image_embeds[images], embedded.image_keys[images])
-    text_side = (embedded.caption_embeds[texts], embedded.caption_keys[texts])
+    image_side = (embedded.image_embeds[images], embedded.image_keys[images], embedded.image_clusters[images])
+    text_side = (embedded.caption_embeds[texts], embedded.caption_keys[texts], None)
     sides = {"image_to_text": (image_side, text_side), "text_to_image": (text_side, image_side)}
     measured = []
-    for name, ((q_embeds, q_keys), (g_embeds, g_keys)) in sides.items():
+    for name, ((q_embeds, q_keys, clusters), (g_embeds, g_keys, _)) in sides.items():
         ranks = ranks_of_first_positive(q_embeds, g_embeds, q_keys, g_keys)
-        measured.extend(recall_figures("retrieval", name, ranks, stratum, seed, {**protocol, "gallery": len(g_embeds)}))
+        of_direction = {**protocol, "gallery": len(g_embeds)}
+        measured.extend(recall_figures("retrieval", name, ranks, stratum, seed, of_direction, clusters))
+        measured.append(reciprocal_rank_figure("retrieval", name, ranks, stratum, seed, of_direction, clusters))
     return measured
 
 
@@ -61,27 +70,37 @@ def too_few_texts(num_unique: int) -> str:
 
 
 def recall_figures(
-    task: str, direction: str, ranks: np.ndarray, stratum: Stratum, seed: int, protocol: dict
+    task: str,
+    direction: str,
+    ranks: np.ndarray,
+    stratum: Stratum,
+    seed: int,
+    protocol: dict[str, Any],
+    clusters: np.ndarray | None = None,
 ) -> list[Measured]:
-    """`<direction>_recall@k` for every k of KS from the ranks (Q,) of the queries' first positives."""
-    figures = []
-    for k in KS:
-        hits = ranks <= k
-        resampled = resample_mean(hits, seed=seed)
-        low, high = percentile_interval(resampled)
-        figures.append(
-            Measured(
-                task=task,
-                metric=f"{direction}_recall@{k}",
-                value=recall_at_k(ranks, k),
-                low=low,
-                high=high,
-                n=len(ranks),
-                source=stratum.source,
-                stratum=stratum.name,
-                protocol=protocol,
-                resampled=resampled,
-                clusters=np.arange(len(ranks)),
-            )
+    """`<direction>_recall@k` for every k of KS from the ranks (Q,) of the queries' first positives.
+
+    Args:
+        clusters: (Q,) int64, equal for queries that are resampled together; None: each is a cluster of its own.
+    """
+    clusters = np.arange(len(ranks)) if clusters is None else clusters
+    return [
+        mean_figure(
+            task, f"{direction}_recall@{k}", ranks <= k, clusters, stratum=stratum, seed=seed, protocol=protocol
         )
-    return figures
+        for k in KS
+    ]
+
+
+def reciprocal_rank_figure(
+    task: str,
+    direction: str,
+    ranks: np.ndarray,
+    stratum: Stratum,
+    seed: int,
+    protocol: dict[str, Any],
+    clusters: np.ndarray | None = None,
+) -> Measured:
+    """`<direction>_mrr`: the mean of 1 / rank of the first positive; arguments as of `recall_figures`."""
+    clusters = np.arange(len(ranks)) if clusters is None else clusters
+    return mean_figure(task, f"{direction}_mrr", 1.0 / ranks, clusters, stratum=stratum, seed=seed, protocol=protocol)

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from regionmed_clip.eval.intervals import percentile_interval
+from regionmed_clip.eval.intervals import paired_bootstrap_p, paired_interval, paired_permutation_p
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.tasks.colour_probe import measure_colour_probe
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
-from regionmed_clip.eval.tasks.embedding import embed_examples, embed_readings, embed_texts
+from regionmed_clip.eval.tasks.embedding_cache import EmbeddingCache
 from regionmed_clip.eval.tasks.measured import Measured, RunContext, choose_better
-from regionmed_clip.eval.tasks.proposals import measure_proposals, propose_examples
 from regionmed_clip.eval.tasks.region import measure_region
-from regionmed_clip.eval.tasks.retrieval import measure_retrieval
-from regionmed_clip.eval.tasks.robustness import embed_jittered, measure_robustness
-from regionmed_clip.eval.tasks.zero_shot import measure_zero_shot
+from regionmed_clip.eval.tasks.registry import (
+    GLOBAL_TASKS,
+    OWN_PASS_TASKS,
+    TASKS,
+    TRAINED_REGION_TASKS,
+    check_tasks,
+    find_task,
+)
+from regionmed_clip.eval.tasks.sharing import ALONE, Share
+from regionmed_clip.eval.tasks.split_embedder import SplitEmbedder
+from regionmed_clip.eval.tasks.task_inputs import TaskInputs
 
 __all__ = [
     "TASKS",
@@ -32,21 +39,26 @@ __all__ = [
     "run_tasks",
 ]
 
-TASKS = ("retrieval", "zero_shot", "region", "proposals", "robustness")
-TASKS_WITH_OWN_PASS = ("proposals", "robustness")
 PLAIN_READINGS = ("dense_mean", "crop")
+TUNING_SPLITS = ("validation", "tuning")  # where thresholds are chosen: the first that the data has
+# keys of a protocol that say nothing of a difference
+OF_ONE_FIGURE = ("chance", "interval", "of_the_model", "per_finding", "readings")
 Examples = Iterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class TaskOutcome:
-    """What a run gives: the Results, the embedded split they came from, and the figures with their resamples."""
+    """What a run gives: the Results, the embedded split they came from, and the figures with their resamples.
+
+    `details` has by task what a report shows beside the figures; see `TaskFindings`.
+    """
 
     results: list[Result]
     embedded: EmbeddedSplit
     measured: list[Measured]
     model_name: str
     context: RunContext
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def run_tasks(
@@ -60,21 +72,26 @@ def run_tasks(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     progress: bool = True,
+    region_reading: str = "roi",
+    share: Share = ALONE,
+    cache: EmbeddingCache | None = None,
+    is_brief: bool = False,
 ) -> TaskOutcome:
-    """The outcome of `tasks` on the split `context.split`; regions are read by the ROI processor."""
-    examples = _examples(examples_by_split, context, tasks)
-    embedded = embed_examples(model, processor, examples, batch_size=batch_size, device=device, progress=progress)
-    measured = _measure_global(model, processor, embedded, tasks, context.seed, device)
-    if "region" in tasks:
-        measured.extend(measure_region(embedded, seed=context.seed))
-    options = {"batch_size": batch_size, "device": device, "progress": progress}
-    if "robustness" in tasks and embedded.num_regions:
-        jittered = embed_jittered(model, processor, examples, seed=context.seed, **options)
-        measured.extend(measure_robustness(embedded, jittered, seed=context.seed))
-    if "proposals" in tasks:
-        proposed = propose_examples(model, processor, examples, **options)
-        measured.extend(measure_proposals(proposed, seed=context.seed))
-    return _outcome(measured, embedded, model_name, context)
+    """The outcome of `tasks` on the split `context.split`.
+
+    Args:
+        examples_by_split: the split under test, and those to tune and to train probes on; what is chosen on others is
+            skipped where they are absent.
+        region_reading: how the model reads a region; see `embedding.READINGS`.
+        share, cache: see `SplitEmbedder`. is_brief: see `TaskInputs`.
+    """
+    chosen = check_tasks(tasks)
+    _check_examples(examples_by_split, context, chosen)
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress, "share": share}
+    embedder = SplitEmbedder(model, processor, examples_by_split, readings=[region_reading], cache=cache, **options)
+    inputs = _make_inputs(model, processor, embedder, region_reading, examples_by_split, context, options, is_brief)
+    measured, details = _measure(inputs, chosen)
+    return _outcome(measured, inputs.embedded, model_name, context, details)
 
 
 def run_plain_clip(
@@ -83,32 +100,37 @@ def run_plain_clip(
     examples_by_split: Mapping[str, Examples],
     *,
     context: RunContext,
+    model_name: str = "plain-clip",
     tasks: Sequence[str] = TASKS,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     progress: bool = True,
+    share: Share = ALONE,
+    cache: EmbeddingCache | None = None,
 ) -> TaskOutcome:
-    """The outcome of `plain-clip`: a model whose region path is untrained, so each region figure is the better of two
-    training-free readings, the coverage mean of its dense features and crop-and-encode; both stand in the protocol.
+    """The outcome of a model whose region path is untrained: regions are read without training.
+
+    Each figure of the task `region` is the better of two readings, the coverage mean of its dense features and
+    crop-and-encode; both stand in the protocol. Other tasks read regions in the way that wins there. Tasks that need a
+    trained region path are left out.
     """
-    examples = _examples(examples_by_split, context, tasks)
-    readings = embed_readings(
-        model,
-        processor,
-        examples,
-        readings=PLAIN_READINGS if "region" in tasks else PLAIN_READINGS[:1],
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
-    )
-    embedded = next(iter(readings.values()))
-    measured = _measure_global(model, processor, embedded, tasks, context.seed, device)
-    if "region" in tasks:
-        by_reading = {name: measure_region(split, seed=context.seed) for name, split in readings.items()}
-        chosen, winner = choose_better(by_reading, "region_to_text_accuracy")
-        measured.extend(chosen)
-        embedded = readings[winner]
-    return _outcome(measured, embedded, "plain-clip", context)
+    chosen = check_tasks(tasks)
+    _check_examples(examples_by_split, context, chosen)
+    readings = PLAIN_READINGS if set(chosen) - GLOBAL_TASKS else PLAIN_READINGS[:1]
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress, "share": share}
+    embedder = SplitEmbedder(model, processor, examples_by_split, readings=readings, cache=cache, **options)
+    by_reading = {
+        name: measure_region(split, seed=context.seed)
+        for name, split in embedder.readings_of(context.split).items()
+        if len(readings) > 1
+    }
+    of_regions, winner = choose_better(by_reading, "region_to_text_accuracy") if by_reading else ([], readings[0])
+    inputs = _make_inputs(model, processor, embedder, winner, examples_by_split, context, options)
+    others = [name for name in chosen if name != "region" and name not in TRAINED_REGION_TASKS]
+    measured, details = _measure(inputs, others)
+    if "region" in chosen:
+        measured += of_regions
+    return _outcome(measured, inputs.embedded, model_name, context, details)
 
 
 def run_colour_probe(
@@ -133,7 +155,11 @@ def run_colour_probe(
 
 
 def compare_outcomes(first: TaskOutcome, second: TaskOutcome) -> list[Result]:
-    """Paired differences first - second of every figure of the same queries, with paired intervals."""
+    """Paired differences first - second of every figure that both have, "A minus B", with paired intervals.
+
+    The protocol has `p_value`, two-sided, and the `test` it is of. A figure whose queries differ (a geometry that crops
+    loses regions) is skipped. Of the models' protocols it keeps what they have in common.
+    """
     others = {figure.key: figure for figure in second.measured}
     name = f"{first.model_name} minus {second.model_name}"
     if first.context.seed != second.context.seed:
@@ -141,67 +167,111 @@ def compare_outcomes(first: TaskOutcome, second: TaskOutcome) -> list[Result]:
             f"{name}: resampled with seeds {first.context.seed} and {second.context.seed}; paired intervals need equal "
             "draws. Evaluate both with one seed."
         )
+    context = replace(first.context, protocol=_in_common(first.context.protocol, second.context.protocol))
     results = []
     for figure in first.measured:
         other = others.get(figure.key)
-        if other is None or figure.resampled is None or other.resampled is None:
-            continue
-        if not np.array_equal(figure.clusters, other.clusters):
-            raise ValueError(
-                f"{name}: {figure.metric} was measured on different queries; both models must run on one split. "
-                "Evaluate them on the same examples in the same order."
-            )
-        low, high = percentile_interval(figure.resampled - other.resampled)
-        difference = Measured(
-            task=figure.task,
-            metric=figure.metric,
-            value=figure.value - other.value,
-            low=low,
-            high=high,
-            n=figure.n,
-            source=figure.source,
-            stratum=figure.stratum,
-            protocol={key: value for key, value in figure.protocol.items() if key != "per_finding"} | {"paired": True},
-        )
-        results.append(difference.as_result(name, first.context))
+        if other is not None and figure.resampled is not None and other.resampled is not None:
+            results.append(_subtract(figure, other, context.seed).as_result(name, context))
     return results
 
 
-def _measure_global(
-    model: Any, processor: Any, embedded: EmbeddedSplit, tasks: Sequence[str], seed: int, device: Any
-) -> list[Measured]:
-    """The figures of the global, box-free embedding."""
-    measured = []
-    if "retrieval" in tasks:
-        measured.extend(measure_retrieval(embedded, seed=seed))
-    if "zero_shot" in tasks:
-        measured.extend(
-            measure_zero_shot(embedded, lambda texts: embed_texts(model, processor, texts, device=device), seed=seed)
-        )
-    return measured
+def _subtract(figure: Measured, other: Measured, seed: int) -> Measured:
+    """The paired difference of a figure of two models, or a skipped one."""
+    protocol = _in_common(figure.protocol, other.protocol) | {"paired": True}
+    if not np.array_equal(figure.clusters, other.clusters):
+        reason = f"measured on different queries, {figure.n:,} and {other.n:,}: regions outside a model's frame"
+        blank = {"value": None, "low": None, "high": None, "resampled": None, "clusters": None, "outcomes": None}
+        return replace(figure, **blank, protocol=protocol | {"skipped": reason})
+    differences = figure.resampled - other.resampled
+    low, high = paired_interval(figure.resampled, other.resampled)
+    if figure.outcomes is not None and other.outcomes is not None:
+        p_value = paired_permutation_p(figure.outcomes, other.outcomes, figure.clusters, seed=seed)
+        test = "paired permutation, patients (or texts) swapped whole"
+    else:
+        p_value, test = paired_bootstrap_p(differences), "paired bootstrap"
+    return replace(
+        figure,
+        value=figure.value - other.value,
+        low=low,
+        high=high,
+        protocol=protocol | {"p_value": p_value, "test": test},
+        resampled=differences,
+        outcomes=None,
+    )
 
 
-def _examples(examples_by_split: Mapping[str, Examples], context: RunContext, tasks: Sequence[str]) -> Examples:
-    """The examples of the context's split; ValueError for a split or task that does not exist, or too few passes."""
-    unknown = [task for task in tasks if task not in TASKS]
-    if unknown:
-        raise ValueError(f"tasks {unknown} are not known; choose from {', '.join(TASKS)}.")
+def _in_common(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """What two protocols say alike, without what is said of a single figure's value."""
+    return {key: value for key, value in first.items() if key not in OF_ONE_FIGURE and second.get(key) == value}
+
+
+def _make_inputs(
+    model: Any,
+    processor: Any,
+    embedder: SplitEmbedder,
+    reading: str,
+    examples_by_split: Mapping[str, Examples],
+    context: RunContext,
+    options: Mapping[str, Any],
+    is_brief: bool = False,
+) -> TaskInputs:
+    """What the tasks are given."""
+    others = [name for name in TUNING_SPLITS if name in examples_by_split and name != context.split]
+    return TaskInputs(
+        model=model,
+        processor=processor,
+        region_reading=reading,
+        embedded=embedder.readings_of(context.split)[reading],
+        examples=embedder.examples_of(context.split),
+        embed_split=lambda split: embedder.readings_of(split)[reading],
+        splits=tuple(examples_by_split),
+        tuning_split=next(iter(others), TUNING_SPLITS[0]),
+        examples_of=embedder.examples_of,
+        seed=context.seed,
+        batch_size=options["batch_size"],
+        device=options["device"],
+        is_shown=options["progress"],
+        share=options["share"],
+        is_brief=is_brief,
+    )
+
+
+def _measure(inputs: TaskInputs, tasks: Sequence[str]) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
+    """The figures of the tasks, and by task what a report shows beside them."""
+    measured: list[Measured] = []
+    details: dict[str, dict[str, Any]] = {}
+    for name in tasks:
+        findings = find_task(name)(inputs)
+        measured.extend(findings.measured)
+        if findings.details:
+            details[name] = findings.details
+    return measured, details
+
+
+def _check_examples(examples_by_split: Mapping[str, Examples], context: RunContext, tasks: Sequence[str]) -> None:
+    """None; ValueError where the context's split is not given, or can be gone through too few times."""
     if context.split not in examples_by_split:
         raise ValueError(
             f"split {context.split!r} was asked for, given are {sorted(examples_by_split)}; pass its examples or "
             "name another split."
         )
     examples = examples_by_split[context.split]
-    repeated = [task for task in tasks if task in TASKS_WITH_OWN_PASS]
+    repeated = [task for task in tasks if task in OWN_PASS_TASKS]
     if repeated and iter(examples) is examples:
         raise ValueError(
             f"the examples of split {context.split!r} can be gone through once, and {' and '.join(repeated)} need a "
             "pass of their own; give a list or a Dataset, or leave those tasks out."
         )
-    return examples
 
 
-def _outcome(measured: list[Measured], embedded: EmbeddedSplit, model_name: str, context: RunContext) -> TaskOutcome:
+def _outcome(
+    measured: list[Measured],
+    embedded: EmbeddedSplit,
+    model_name: str,
+    context: RunContext,
+    details: dict[str, dict[str, Any]],
+) -> TaskOutcome:
     """The figures as Results beside what they came from."""
     results = [figure.as_result(model_name, context) for figure in measured]
-    return TaskOutcome(results, embedded, measured, model_name, context)
+    return TaskOutcome(results, embedded, measured, model_name, context, details)

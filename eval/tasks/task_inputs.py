@@ -11,8 +11,14 @@ import numpy as np
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding import embed_examples, embed_texts
 from regionmed_clip.eval.tasks.measured import Measured
+from regionmed_clip.eval.tasks.sharing import ALONE, Share
 
 Examples = Iterable[Mapping[str, Any]]
+
+
+def _no_examples_of(split: str) -> Examples:
+    """Never anything: without other splits' examples there is a ValueError."""
+    raise ValueError(f"the examples of split {split!r} were not given to this run. Pass `examples_of` to TaskInputs.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +27,7 @@ class TaskInputs:
 
     Attributes:
         model, processor: a RegionMedClipModel in evaluation mode and its RegionMedClipProcessor, of any starting point.
-        region_reading: how this model reads a region; see `embedding.READINGS`.
+        region_reading: how this model reads a region; see `region_readings.READINGS`.
         embedded: the split under test, its regions read so.
         examples: the same split, which may be gone through again and again.
         embed_split: name of another split -> that split embedded; kept, so that asking twice costs nothing. ValueError
@@ -29,8 +35,13 @@ class TaskInputs:
         splits: names of the splits that the data has.
         tuning_split: the split on which thresholds and hyper-parameters are chosen: "validation", or, where the data
             has none, "tuning": the tenth of its training images with the smallest hash of patient or image.
+        examples_of: name of another split -> its examples, for tasks that look at its images anew; may be gone through
+            again and again.
         seed: of the bootstrap and of everything that is drawn.
         batch_size, device, is_shown: images in a pass, where to compute, and whether progress is shown.
+        share: the part of the passes that is this process's; every process goes through all tasks.
+        is_brief: for a look while a model trains; a task then leaves out figures that need a pass of their own beside
+            those that are its core.
     """
 
     model: Any
@@ -41,10 +52,13 @@ class TaskInputs:
     embed_split: Callable[[str], EmbeddedSplit]
     splits: Sequence[str]
     tuning_split: str
+    examples_of: Callable[[str], Examples] = _no_examples_of
     seed: int = 0
     batch_size: int = 64
     device: Any = "cpu"
     is_shown: bool = True
+    share: Share = ALONE
+    is_brief: bool = False
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(T, D) float32 unit embeddings of the texts; each distinct one is encoded once."""
@@ -60,6 +74,7 @@ class TaskInputs:
             device=self.device,
             region_reading=self.region_reading,
             progress=self.is_shown,
+            share=self.share,
         )
 
 

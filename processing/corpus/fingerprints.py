@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from regionmed_clip.processing.corpus.built_corpus import BuiltCorpus, is_built_corpus
-from regionmed_clip.processing.corpus.perceptual_hash import NUM_WORDS, hash_of_hex, perceptual_hash
+from regionmed_clip.processing.corpus.perceptual_hash import NUM_WORDS, hash_of_bytes, hash_of_hex, perceptual_hash
 from regionmed_clip.processing.corpus.scan import hash_64
 from regionmed_clip.processing.corpus.sources.source_files import list_images
 from regionmed_clip.processing.corpus.splits import patient_key
@@ -67,10 +68,53 @@ def part_of_split(corpus: BuiltCorpus, split: str) -> Part:
             if row[name] is None:
                 where = f"{corpus.folder}: row {index} of split {split}"
                 raise ValueError(f"{where} has no {name}; every row has one. Build the corpus again.")
-        patient = hash_64("patient", patient_key(row["source"], row["patient_id"])) if row["patient_id"] else 0
-        prints[index] = (row["sha256"].encode(), hash_of_hex(row["phash"]), patient)
+        prints[index] = fingerprint(row)
         image_ids.append(row["image_id"])
     return Part(split, image_ids, prints[: len(image_ids)])
+
+
+def part_of_examples(name: str, examples: Iterable[Mapping[str, Any]]) -> Part:
+    """The fingerprints of examples; see `fingerprint` for what is read of each."""
+    image_ids, prints = [], []
+    for example in examples:
+        image_ids.append(example["image_id"])
+        prints.append(fingerprint(example))
+    return Part(name, image_ids, np.array(prints, dtype=TYPE))
+
+
+def fingerprint(example: Mapping[str, Any]) -> np.ndarray:
+    """() of TYPE: the fingerprint of an example, or of a row of a built corpus.
+
+    Where the example has no `phash`, its `image` is decoded and hashed as it is stored: without its window, as a built
+    corpus has it. Where it has no `sha256` and its image is no file any more, none is known, and it equals no other.
+
+    Args:
+        example: `image_id`, `source` and `sha256`; `patient_id` or None; `phash`, or `image`: a PIL image, bytes, or a
+            dict of `bytes` and `path`, exactly one of them filled.
+
+    Raises:
+        ValueError: the image cannot be decoded.
+    """
+    sha256, phash, patient_id = example.get("sha256"), example.get("phash"), example.get("patient_id")
+    words = hash_of_hex(phash) if phash else None
+    if words is None or not sha256:
+        image = example["image"]
+        if isinstance(image, Mapping):
+            image = image["bytes"] if image.get("bytes") is not None else Path(image["path"]).read_bytes()
+        words = _hash_of_image(image, example["image_id"]) if words is None else words
+        sha256 = hashlib.sha256(image).hexdigest() if not sha256 and isinstance(image, bytes) else sha256
+    patient = hash_64("patient", patient_key(example["source"], patient_id)) if patient_id else 0
+    return np.array(((sha256 or "").encode(), words, patient), dtype=TYPE)
+
+
+def _hash_of_image(image: Image.Image | bytes, name: str) -> np.ndarray:
+    """(5,) uint64: the perceptual hash; ValueError for bytes that do not decode."""
+    try:
+        return hash_of_bytes(image) if isinstance(image, bytes) else perceptual_hash(image)
+    except DECODE_ERRORS as error:
+        raise ValueError(
+            f"{name} cannot be decoded ({error}); it must be a complete image file. Replace or re-export it."
+        ) from error
 
 
 def same_values(values: np.ndarray, others: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from regionmed_clip.processing.corpus.audit_report import joined
 from regionmed_clip.processing.corpus.built_corpus import BuiltCorpus
 from regionmed_clip.processing.corpus.fingerprints import Part, part_of_split, parts_of, same_values
@@ -106,28 +108,39 @@ def find_leaks(
 
 
 def _overlap_of(part: Part, other: Part, max_distance: int) -> Overlap:
-    """What two parts share; a pair of equal bytes is not counted as near too."""
+    """What two parts share."""
     overlap = Overlap(part.name, other.name)
-    exact = dict(same_values(part.prints["sha256"], other.prints["sha256"]))
-    near: dict[int, tuple[int, int]] = {}
-    coarse_bits = max(NEAR_COARSE_BITS, min(MAX_COARSE_BITS, max_distance * NEAR_COARSE_BITS // NEAR_FINE_BITS))
-    for first, second, bits in near_pairs(
-        part.prints["phash"], other.prints["phash"], max_coarse_bits=coarse_bits, max_fine_bits=max_distance
-    ):
-        if first not in exact and (first not in near or bits < near[first][1]):
-            near[first] = (second, bits)
-    patients = dict(same_values(part.prints["patient"], other.prints["patient"]))
-    found: dict[str, list[tuple[int, int, int]]] = {
-        "exact": [(first, second, 0) for first, second in exact.items()],
-        "near": [(first, second, bits) for first, (second, bits) in sorted(near.items())],
-        "patient": [(first, second, 0) for first, second in patients.items()],
-    }
-    for kind, pairs in found.items():
+    for kind, pairs in shared_rows(part.prints, other.prints, max_distance).items():
         overlap.num_images[kind] = len(pairs)
         overlap.pairs[kind] = [
             SharedPair(part.image_ids[first], other.image_ids[second], bits) for first, second, bits in pairs[:MAX_KEPT]
         ]
     return overlap
+
+
+def shared_rows(
+    prints: np.ndarray, others: np.ndarray, max_distance: int = NEAR_FINE_BITS, max_coarse_bits: int | None = None
+) -> dict[str, list[tuple[int, int, int]]]:
+    """Kind of KINDS -> (row of `prints`, a row of `others`, bits of 256 that differ), a row of `prints` at most once.
+
+    A pair of equal bytes is not counted as near too. `prints` and `others` are (M,) and (N,) of `fingerprints.TYPE`.
+    `max_coarse_bits` of 64 may differ in the coarse hash; None: in proportion to `max_distance`.
+    """
+    exact = dict(same_values(prints["sha256"], others["sha256"]))
+    near: dict[int, tuple[int, int]] = {}
+    if max_coarse_bits is None:
+        in_proportion = max_distance * NEAR_COARSE_BITS // NEAR_FINE_BITS
+        max_coarse_bits = max(NEAR_COARSE_BITS, min(MAX_COARSE_BITS, in_proportion))
+    for first, second, bits in near_pairs(
+        prints["phash"], others["phash"], max_coarse_bits=max_coarse_bits, max_fine_bits=max_distance
+    ):
+        if first not in exact and (first not in near or bits < near[first][1]):
+            near[first] = (second, bits)
+    return {
+        "exact": [(first, second, 0) for first, second in exact.items()],
+        "near": [(first, second, bits) for first, (second, bits) in sorted(near.items())],
+        "patient": [(first, second, 0) for first, second in same_values(prints["patient"], others["patient"])],
+    }
 
 
 def _pair_line(kind: str, pair: SharedPair) -> str:

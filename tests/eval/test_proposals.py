@@ -76,6 +76,7 @@ def test_strata_and_missing_cases_are_told_apart():
     split = ProposedSplit(
         image_sources=np.array(["drawn"] * 3),
         image_modalities=np.array(["CT", "CT", "MRI"]),
+        image_clusters=np.arange(3),
         num_regions=np.array([1, 0, 1]),
         num_proposed=np.array([2, 3, 0]),
         region_image=np.array([0, 2]),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from page_reader import read_page
 from PIL import Image
 
 from regionmed_clip.eval.overlays import draw_region_overlays
 from regionmed_clip.eval.pictures import draw_results
-from regionmed_clip.eval.report import write_report
+from regionmed_clip.eval.report import CAPTIONS, write_report
+from regionmed_clip.eval.report_gallery import region_sheet
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.selection import PHANTOM_NOTE, TEMPLATE_NOTE, choose_rows, collect, data_note
 from regionmed_clip.eval.style import HIT, MAX_BYTES, bare, drawing
@@ -97,9 +99,10 @@ def test_a_stratum_over_all_sources_bears_its_own_name():
 
 
 def test_a_report_is_complete_and_its_pictures_are_small(model, processor, examples, context, tmp_path):
-    ours = run_tasks(model, processor, {"test": examples}, model_name="regionmed-clip", context=context, progress=False)
-    plain = run_plain_clip(model, processor, {"test": examples}, context=context, progress=False)
-    index = write_report(
+    options = {"context": context, "tasks": ("retrieval", "zero_shot", "region"), "progress": False}
+    ours = run_tasks(model, processor, {"test": examples}, model_name="regionmed-clip", **options)
+    plain = run_plain_clip(model, processor, {"test": examples}, **options)
+    report = write_report(
         tmp_path / "report",
         metrics_rows=METRICS_ROWS,
         results=[*ours.results, *plain.results, *compare_outcomes(ours, plain), make_result(metric="proposal_recall")],
@@ -108,7 +111,9 @@ def test_a_report_is_complete_and_its_pictures_are_small(model, processor, examp
         examples=iter(examples),
         embedded=ours.embedded,
         validation_rows=VALIDATION_ROWS,
+        page=tmp_path / "report.html",
     )
+    index = report.index
     text = index.read_text()
     names = "results region_overlays heat_maps grounding text_to_image image_to_text".split()
     names += ["loss_curves", "training_state", "validation"]
@@ -122,12 +127,31 @@ def test_a_report_is_complete_and_its_pictures_are_small(model, processor, examp
     assert PHANTOM_NOTE[1:] in text
     assert TEMPLATE_NOTE in text
     assert "| region → text, top-1 | all |" in text
+    assert list(report.pictures) == [name for name in CAPTIONS if f"]({name})" in text]
+    check_page(tmp_path / "report.html", report)
+
+
+def check_page(path, report) -> None:
+    """AssertionError unless the page shows every sheet, every image it names once, and the charts of the training."""
+    page = read_page(path.read_text())
+    sheets = ["regions", "worst_regions", "similar", "heat_maps", "grounding"]
+    assert [sheet.name for sheet in report.sheets] == [*sheets, "text_to_image", "image_to_text", "worst_images"]
+    text = page.text
+    assert [sheet.title for sheet in report.sheets if sheet.title not in text] == []
+    assert sum(len(row) for sheet in report.sheets for row in sheet.rows) == len(page.all(class_="card"))
+    shown = {use.attributes["href"][1:] for one in page.all(class_="picture") for use in one.all("use")}
+    assert shown == {image.attributes["id"] for image in page.all("image")}
+    assert [img.attributes["alt"] for img in page.all("img")] == [
+        CAPTIONS[name] for name in ("validation.png", "loss_curves.png", "training_state.png")
+    ]
+    assert len(page.all("table", class_="confusion")) == 2  # a source each
+    assert PHANTOM_NOTE[1:] in page.one(class_="notice").text
 
 
 def test_a_run_without_regions_or_training_still_reports(model, processor, draw_example, tmp_path):
     examples = [draw_example(i, num_regions=0) for i in range(3)]
     embedded = embed_examples(model, processor, examples, progress=False)
-    index = write_report(
+    report = write_report(
         tmp_path,
         metrics_rows=[],
         results=[],
@@ -137,7 +161,8 @@ def test_a_run_without_regions_or_training_still_reports(model, processor, draw_
         embedded=embedded,
     )
     assert {path.stem for path in tmp_path.glob("*.png")} == {"text_to_image", "image_to_text"}
-    assert index.read_text().startswith("# Report")
+    assert report.index.read_text().startswith("# Report")
+    assert {sheet.name for sheet in report.sheets} <= {"text_to_image", "image_to_text", "worst_images"}
 
 
 def test_charts_need_results(tmp_path):
@@ -213,5 +238,6 @@ def test_a_region_cropped_away_by_the_processor_is_left_out_of_the_overlay(model
     embedded = embed_examples(model, narrow, [example], progress=False)
     assert (embedded.num_regions, embedded.num_regions_outside) == (1, 1)
     shown = collect([example], embedded, [0])
-    with pytest.warns(UserWarning, match="cuts it away entirely"):
-        assert draw_region_overlays(tmp_path / "o.png", model, narrow, [shown[0]], embedded)
+    assert draw_region_overlays(tmp_path / "o.png", [shown[0]], embedded)
+    (row,) = region_sheet(embedded, [shown[0]]).rows
+    assert [group.heading.text for group in row[0].groups] == [example["regions"][1]["description"]]

@@ -1,15 +1,20 @@
-"""The command line: evaluates a saved folder on a data spec and says what was wrong with bad input."""
+"""The command line: evaluates saved folders on data specs and says what was wrong with bad input."""
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
+import torch
 
-from regionmed_clip.eval import run
+from regionmed_clip.eval import evaluation, run
 from regionmed_clip.eval.results import read_results
+from regionmed_clip.eval.tasks import split_examples
+from regionmed_clip.eval.tasks.registry import TASKS
+from regionmed_clip.eval.tasks.sharing import Share
 
-DATA = "phantom:num_train=10,num_test=6"
+DATA = "phantom:num_train=10,num_test=6,num_validation=6"
 
 
 @pytest.fixture(scope="module")
@@ -21,24 +26,157 @@ def folder(model, processor, tmp_path_factory):
     return path
 
 
-def test_a_saved_folder_is_evaluated_and_reported(folder, tmp_path, capsys):
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    """The folder of caches, away from the user's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    return tmp_path / "caches"
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Evaluations with empty reports, which have tests of their own."""
+
+    def write_page(path, results, **_):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(" ".join(sorted({result.data_revision for result in results})))
+
+    monkeypatch.setattr(evaluation, "write_report", lambda folder, **_: None)
+    monkeypatch.setattr(evaluation, "write_page", write_page)
+
+
+def test_all_tasks_of_a_saved_folder_are_measured_and_reported(folder, tmp_path, capsys):
     arguments = ["--model", str(folder), "--data", DATA, "--output", str(tmp_path), "--colour-probe"]
     assert run.main(arguments) == 0
     results = read_results(tmp_path / "results.json")
     assert {r.model for r in results} == {"regionmed-clip", "colour-size-probe"}
-    assert {r.task for r in results} == {"retrieval", "zero_shot", "region", "proposals", "robustness"}
+    assert {r.task for r in results} == set(TASKS)
     assert all(r.command.startswith("regionmed-eval --model") for r in results)
+    own = [r for r in results if r.model == "regionmed-clip"]
+    assert {r.protocol["reading"] for r in own} == {"roi"}
+    assert {r.protocol["leak_check"]["status"] for r in own} == {"unchecked"}  # nobody wrote its training images down
     assert (tmp_path / "report" / "index.md").exists()
-    assert (tmp_path / "results.md").read_text() in capsys.readouterr().out
+    assert "region → text, top-1" in (tmp_path / "report.html").read_text()
+    printed = capsys.readouterr()
+    assert "| region → text, top-1 | all |" in printed.out
+    assert "| phantom: " in (tmp_path / "results.md").read_text()
+    assert "| phantom: " not in printed.out  # what is printed fits a screen
+    assert "regionmed-clip: leaks were not looked for" in printed.err
 
 
-def test_two_models_share_one_table(folder, tmp_path):
-    arguments = ["--model", f"first={folder}", f"second={folder}", "--data", DATA, "--tasks", "region"]
-    assert run.main([*arguments, "--output", str(tmp_path)]) == 0
+def test_models_are_compared_with_the_first_on_equal_draws(folder, tmp_path, no_pictures):
+    arguments = ["--model", f"first={folder}", f"second={folder}", f"cut={folder}:crop", "--data", DATA]
+    assert run.main([*arguments, "--tasks", "region,proposals", "--output", str(tmp_path)]) == 0
     results = read_results(tmp_path / "results.json")
-    first, second = ([r.value for r in results if r.model == name] for name in ("first", "second"))
-    assert first == second
-    assert len(first) > 0
+    values = {name: [r.value for r in results if r.model == name] for name in ("first", "first minus second")}
+    assert len(values["first"]) > len(values["first minus second"]) > 0
+    assert set(values["first minus second"]) == {0.0}
+    assert {r.model for r in results} == {"first", "second", "cut", "first minus second", "first minus cut"}
+    crops = [r for r in results if r.model == "cut"]
+    assert {r.protocol["reading"] for r in crops} == {"crop"}
+    assert {r.task for r in crops} == {"region"}  # it proposes what the first one proposes
+    assert {r.protocol["paired"] for r in results if " minus " in r.model} == {True}
+
+
+def test_baselines_are_readings_of_the_first_model_and_measured_by_what_they_change(folder, tmp_path, no_pictures):
+    arguments = ["--model", str(folder), "--baselines", "dense_mean", "--data", DATA, "--output", str(tmp_path)]
+    assert run.main([*arguments, "--tasks", "retrieval,region"]) == 0
+    tasks = {}
+    for result in read_results(tmp_path / "results.json"):
+        tasks.setdefault(result.model, set()).add(result.task)
+    assert tasks == {
+        "regionmed-clip": {"retrieval", "region"},
+        "regionmed-clip:dense_mean": {"region"},
+        "regionmed-clip minus regionmed-clip:dense_mean": {"region"},
+    }
+
+
+def test_several_data_have_a_table_and_a_page_each(folder, tmp_path, no_pictures, capsys):
+    other = "phantom:num_train=10,num_test=5,seed=3"
+    arguments = ["--model", str(folder), "--data", DATA, other, "--tasks", "retrieval", "--output", str(tmp_path)]
+    assert run.main(arguments) == 0
+    results = read_results(tmp_path / "results.json")
+    assert {(r.data_revision, r.n) for r in results if r.metric == "image_to_text_mrr" and r.source is None} == {
+        ("phantom@phantom-v1:seed=0:difficulty=0.4", 6),
+        ("phantom@phantom-v1:seed=3:difficulty=0.4", 5),
+    }
+    table = (tmp_path / "results.md").read_text()
+    assert table.count("| figure | data |") == 2
+    assert "## phantom@phantom-v1:seed=3:difficulty=0.4, test" in table
+    pages = [(tmp_path / place / "report.html").read_text() for place in ("data_1", "data_2")]
+    assert pages == [f"phantom@phantom-v1:seed={seed}:difficulty=0.4" for seed in (0, 3)]
+    assert "data_1/report.html, data_2/report.html" in capsys.readouterr().out
+
+
+def test_embeddings_are_kept_between_commands_unless_forbidden(folder, tmp_path, caches, no_pictures):
+    arguments = ["--model", str(folder), "--data", DATA, "--tasks", "region", "--output", str(tmp_path)]
+    kept = caches / "regionmed_clip" / "embeddings"
+    run.main([*arguments, "--no-cache"])
+    assert not kept.exists()
+    run.main(arguments)
+    first = {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    run.main(arguments)
+    assert first == {path.name: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert len(first) == 1
+    run.main([*arguments, "--cache", str(tmp_path / "elsewhere")])
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+def test_smoke_takes_a_few_images_and_every_figure_says_so(folder, tmp_path, no_pictures, monkeypatch):
+    monkeypatch.setattr(split_examples, "NUM_SMOKE_IMAGES", 3)
+    arguments = ["--model", str(folder), "--data", DATA, "--tasks", "retrieval,calibration", "--output", str(tmp_path)]
+    assert run.main([*arguments, "--smoke"]) == 0
+    results = read_results(tmp_path / "results.json")
+    assert {r.n for r in results if r.metric == "image_to_text_mrr" and r.source is None} == {3}
+    assert all(r.protocol["smoke"].startswith("the first") for r in results)
+
+
+def test_a_leak_is_refused_before_anything_is_measured_or_marked(folder, tmp_path, no_pictures, monkeypatch, capsys):
+    class Found:
+        protocol = {"leak_check": {"status": "found"}, "leaks": "1 of 6"}
+
+        def line(self, model):
+            return f"{model}: 1 of 6 leaks"
+
+    class Guard:
+        def __init__(self, examples, mode):
+            assert len(list(examples)) == 6
+            self.mode = mode
+
+        def check(self, model, path):
+            if self.mode == "refuse":
+                raise ValueError(f"{model} leaks")
+            return Found()
+
+    monkeypatch.setattr(evaluation, "LeakGuard", Guard)
+    arguments = ["--model", str(folder), "--data", DATA, "--tasks", "retrieval", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        run.main(arguments)
+    assert "regionmed-clip leaks" in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
+    assert run.main([*arguments, "--leaks", "mark"]) == 0
+    assert {row["protocol"]["leaks"] for row in json.loads((tmp_path / "results.json").read_text())} == {"1 of 6"}
+
+
+def test_processes_other_than_the_main_one_write_and_print_nothing(folder, tmp_path, no_pictures, monkeypatch, capsys):
+    class Silent(Share):
+        """The second process of two, whose exchanges give back what it has itself."""
+
+        def from_main(self, make):
+            return make()
+
+        def join(self, parts):
+            return [part for _, part in parts]
+
+        def is_own(self, number):
+            return True
+
+    monkeypatch.setattr(evaluation, "join_launch", lambda device: (Silent(1, 2), torch.device("cpu")))
+    arguments = ["--model", str(folder), "--data", DATA, "--tasks", "region", "--output", str(tmp_path / "out")]
+    assert run.main([*arguments, "--no-cache"]) == 0
+    assert not (tmp_path / "out").exists()
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -48,6 +186,9 @@ def test_two_models_share_one_table(folder, tmp_path):
         ({"--tasks": "vqa2"}, "are not known"),
         ({"--data": "nothing"}, "has no known form"),
         ({"--split": "exam"}, "no split 'exam'"),
+        ({"--batch-size": "0"}, "--batch-size is 0"),
+        ({"--leaks": "ignore"}, "invalid choice: 'ignore'"),
+        ({"--baselines": "roi"}, "baselines ['roi'] are not known"),
     ],
 )
 def test_bad_input_ends_with_a_message_and_status_2(folder, tmp_path, capsys, change, message):
@@ -58,7 +199,9 @@ def test_bad_input_ends_with_a_message_and_status_2(folder, tmp_path, capsys, ch
     assert message in capsys.readouterr().err
 
 
-def test_the_module_imports_without_running(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["regionmed-eval"])
-    with pytest.raises(ValueError, match="given twice"):
-        run._named_paths(["a", "b"])
+def test_the_module_imports_without_running(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["regionmed-eval", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        run.main()
+    assert stop.value.code == 0
+    assert "--baselines" in capsys.readouterr().out

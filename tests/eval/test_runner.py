@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from regionmed_clip.eval.tasks import embedding
+from regionmed_clip.eval.tasks import embedding, region_readings, runner
 from regionmed_clip.eval.tasks.embedding import embed_examples, embed_readings, embed_texts
+from regionmed_clip.eval.tasks.embedding_cache import EmbeddingCache
+from regionmed_clip.eval.tasks.registry import check_tasks, find_task
 from regionmed_clip.eval.tasks.runner import TASKS, compare_outcomes, run_colour_probe, run_plain_clip, run_tasks
+from regionmed_clip.eval.tasks.task_inputs import TaskFindings
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def test_embeddings_are_those_of_the_model_on_each_image_alone(model, processor,
 def test_an_image_with_hundreds_of_regions_goes_through_in_parts(model, processor, draw_example, monkeypatch):
     crowd = [draw_example(0, num_regions=1), draw_example(1, num_regions=23), draw_example(2, num_regions=0)]
     whole = embed_examples(model, processor, crowd, progress=False)
-    monkeypatch.setattr(embedding, "REGIONS_PER_PASS", 5)
+    monkeypatch.setattr(region_readings, "REGIONS_PER_PASS", 5)
     parts = embed_examples(model, processor, crowd, progress=False)
     assert parts.num_regions == 24
     np.testing.assert_allclose(parts.region_embeds, whole.region_embeds, atol=1e-5)
@@ -47,9 +50,9 @@ def test_an_image_with_hundreds_of_regions_goes_through_in_parts(model, processo
 
 def test_examples_are_streamed_and_only_one_batch_is_ahead(model, processor, draw_example, monkeypatch):
     drawn, seen = [], []
-    encode = embedding._encode_images
+    encode = embedding.encode_images
     monkeypatch.setattr(
-        embedding, "_encode_images", lambda *args: (seen.append((len(drawn), len(args[2]))), encode(*args))[1]
+        embedding, "encode_images", lambda *args: (seen.append((len(drawn), len(args[2]))), encode(*args))[1]
     )
 
     def stream():
@@ -122,7 +125,7 @@ def test_a_stream_is_enough_for_tasks_of_one_pass_and_refused_for_others(model, 
     options = {"model_name": "regionmed-clip", "context": context, "progress": False}
     outcome = run_tasks(model, processor, {"test": iter(examples)}, tasks=("retrieval", "region"), **options)
     assert outcome.embedded.num_images == 30
-    with pytest.raises(ValueError, match="can be gone through once, and proposals and robustness need a pass"):
+    with pytest.raises(ValueError, match="can be gone through once, and zero_shot and proposals and robustness and "):
         run_tasks(model, processor, {"test": iter(examples)}, **options)
 
 
@@ -137,6 +140,8 @@ def test_plain_clip_shows_both_readings_and_differences_are_paired(model, proces
     same = differences["image_to_text_recall@1", None]  # one model, box-free: no difference at all
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
     assert same.model == "regionmed-clip minus plain-clip"
+    assert same.protocol["p_value"] == 1.0
+    assert same.protocol["test"].startswith("paired permutation")
     region = differences["region_to_text_accuracy", None]
     assert region.value == pytest.approx(by_model(ours) - by_model(plain))
     assert region.low <= region.value <= region.high
@@ -153,12 +158,17 @@ def test_zero_shot_and_balanced_accuracy_are_compared_image_by_image(model, proc
     first = run_tasks(
         model, processor, {"test": examples}, model_name="a", context=context, tasks=["zero_shot"], progress=False
     )
-    assert first.measured[0].resampled.shape == (1000,)
-    moved = [replace(figure, value=figure.value - 0.25, resampled=figure.resampled - 0.25) for figure in first.measured]
-    (difference, *_) = compare_outcomes(first, replace(first, measured=moved, model_name="b"))
+    (auroc,) = (m for m in first.measured if m.key == ("macro_auroc", None, None))
+    assert auroc.resampled.shape == (1000,)
+    moved = [replace(auroc, value=auroc.value - 0.25, resampled=auroc.resampled - 0.25)]
+    difference = next(
+        r for r in compare_outcomes(first, replace(first, measured=moved, model_name="b")) if r.metric == "macro_auroc"
+    )
     assert (difference.model, difference.metric) == ("a minus b", "macro_auroc")
     assert [difference.value, difference.low, difference.high] == pytest.approx([0.25] * 3)  # alike in every draw
     assert "per_finding" not in difference.protocol
+    assert difference.protocol["p_value"] == pytest.approx(2 / 1001)  # no draw of the difference is 0 or below
+    assert difference.protocol["test"] == "paired bootstrap"
 
 
 def test_the_colour_probe_solves_a_corpus_of_colour_blobs(model, processor, draw_example, context):
@@ -178,3 +188,80 @@ def test_a_missing_split_and_an_unknown_task_are_refused(model, processor, examp
         run_tasks(model, processor, {"test": examples}, model_name="m", context=context, tasks=["vqa2"])
     with pytest.raises(ValueError, match="the split has no examples"):
         run_tasks(model, processor, {"test": []}, model_name="m", context=context, progress=False)
+
+
+def test_every_figures_protocol_says_what_the_run_says_and_a_difference_what_both_say(
+    model, processor, examples, context
+):
+    options = {"tasks": ["region"], "progress": False}
+    outcomes = []
+    for name, reading in (("roi", "roi"), ("crop", "crop")):
+        own = replace(context, protocol={"reading": reading, "checkpoint": "tiny"})
+        outcomes.append(
+            run_tasks(
+                model, processor, {"test": examples}, model_name=name, context=own, region_reading=reading, **options
+            )
+        )
+    assert {(r.protocol["reading"], r.protocol["checkpoint"]) for r in outcomes[1].results} == {("crop", "tiny")}
+    differences = compare_outcomes(*outcomes)
+    assert differences
+    assert {r.protocol["checkpoint"] for r in differences} == {"tiny"}
+    assert not any("reading" in r.protocol for r in differences)
+    for result in differences:
+        result.check()
+
+
+def test_a_figure_of_other_queries_is_no_difference(model, processor, examples, context):
+    options = {"tasks": ["region"], "progress": False, "context": context}
+    whole = run_tasks(model, processor, {"test": examples}, model_name="a", **options)
+    part = run_tasks(model, processor, {"test": examples[:20]}, model_name="b", **options)
+    (accuracy,) = (r for r in compare_outcomes(whole, part) if r.metric == "region_to_text_accuracy" and not r.stratum)
+    assert accuracy.value is None
+    assert "different queries, 43 and 30" in accuracy.protocol["skipped"]
+    accuracy.check()
+
+
+def test_tasks_are_given_the_tuning_split_that_there_is(model, processor, examples, context, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        runner, "find_task", lambda name: lambda inputs: seen.append(inputs) or TaskFindings(measured=[])
+    )
+    options = {"tasks": ["retrieval"], "model_name": "m", "progress": False}
+    for splits in (("test", "validation"), ("test", "tuning", "train"), ("test",)):
+        given = {name: examples[:3] if name == "test" else examples[3:5] for name in splits}
+        run_tasks(model, processor, given, context=context, **options)
+    assert [inputs.tuning_split for inputs in seen] == ["validation", "tuning", "validation"]
+    assert seen[1].embed_split("tuning").image_ids == [example["image_id"] for example in examples[3:5]]
+    assert seen[1].embed_split("tuning") is seen[1].embed_split("tuning")
+    assert list(seen[1].examples_of("train")) == examples[3:5]
+    with pytest.raises(ValueError, match="there is no split 'validation'; there is test"):
+        seen[2].embed_split("validation")
+
+
+def test_what_a_task_changes_in_its_examples_is_never_kept(model, processor, examples, context, tmp_path, monkeypatch):
+    hashed = [{**example, "sha256": example["image_id"]} for example in examples[:4]]
+    changed = [{**example, "caption": "changed"} for example in hashed]
+    found = []
+
+    def measure(inputs):
+        found.append(inputs.embed(changed).captions)
+        return TaskFindings(measured=[])
+
+    monkeypatch.setattr(runner, "find_task", lambda name: measure)
+    cache = EmbeddingCache(tmp_path)
+    options = {"tasks": ["retrieval"], "model_name": "m", "context": context, "progress": False, "cache": cache}
+    run_tasks(model, processor, {"test": hashed}, **options)
+    assert found == [["changed"]]
+    assert len(list(tmp_path.iterdir())) == 1  # the split under test alone
+
+
+def test_names_of_tasks_come_in_one_order_and_once():
+    assert check_tasks(["region", "retrieval", "region"]) == ("retrieval", "region")
+    for wrong in (["vqa2"], []):
+        with pytest.raises(ValueError, match="are not known; choose from retrieval, zero_shot"):
+            check_tasks(wrong)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_of_the_registry_is_there(name):
+    assert callable(find_task(name))

@@ -119,6 +119,17 @@ def test_results_and_card_ship_with_the_weights(model, processor, results, tmp_p
     assert "0.812 [0.789, 0.834]" in (folder / "README.md").read_text()
 
 
+def test_what_it_was_trained_on_travels_with_the_weights(model, processor, tmp_path):
+    said = {"format": 1, "data": [], "start": None, "images": {"sha256": "0" * 64, "num_images": 3}}
+    folder = stage_flat_folder(model, processor, tmp_path / "final", results=[], training_data=said)
+    assert json.loads((folder / "training_data.json").read_text()) == said
+    folder = stage_flat_folder(model, processor, tmp_path / "other", results=[])
+    assert not (folder / "training_data.json").exists()
+    told = {**said, "start": {"name": "/data/private/clip"}}
+    with pytest.raises(ValueError, match="holds the local path"):
+        stage_flat_folder(model, processor, tmp_path / "final", results=[], training_data=told)
+
+
 def test_staging_again_replaces_the_folder_whole(model, processor, tmp_path):
     folder = tmp_path / "final"
     folder.mkdir()

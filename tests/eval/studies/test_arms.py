@@ -26,8 +26,14 @@ def run(arm: str, seed: int, hits: list[int], **changes) -> MeasuredRun:
         resampled=resample_mean(np.array(hits), IMAGES).tolist(),
         protocol={**PROTOCOL, **changes.pop("protocol", {})},
     )
-    values = {"arm": arm, "seed": seed, "model_revision": f"{arm}{seed}", "data_revision": "phantom@1"}
-    values |= {"split": "test", "split_sha256": "0" * 64, "training": {"steps": 5, "threads": 1}, "figures": [figure]}
+    values = {"metrics": list(METRICS), "arm": arm, "seed": seed, "model_revision": f"{arm}{seed}"}
+    values |= {
+        "data_revision": "phantom@1",
+        "split": "test",
+        "split_sha256": "0" * 64,
+        "training": {"steps": 5, "threads": 1},
+        "figures": [figure],
+    }
     return MeasuredRun(**{**values, **changes})
 
 

@@ -1,0 +1,205 @@
+"""An evaluation: several models on several data by the same tasks, compared pairwise, written with their report."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from regionmed_clip.eval.baselines.image_text_model import ImageTextModel, load_all
+from regionmed_clip.eval.baselines.model_entries import ModelEntry
+from regionmed_clip.eval.html_report import write_page
+from regionmed_clip.eval.leaks import LeakGuard
+from regionmed_clip.eval.model_report import ModelReport
+from regionmed_clip.eval.report import write_report
+from regionmed_clip.eval.results import Result, describe_hardware, write_results
+from regionmed_clip.eval.tables import format_table
+from regionmed_clip.eval.tasks.embedding_cache import EmbeddingCache
+from regionmed_clip.eval.tasks.measured import RunContext
+from regionmed_clip.eval.tasks.registry import READING_TASKS, TRAINED_REGION_TASKS, check_tasks
+from regionmed_clip.eval.tasks.runner import TaskOutcome, compare_outcomes, run_colour_probe, run_tasks
+from regionmed_clip.eval.tasks.sharing import join_launch
+from regionmed_clip.eval.tasks.split_examples import NUM_SMOKE_IMAGES, TRAINING_SPLIT, SplitExamples
+from regionmed_clip.processing.corpus.data_spec import data_revision, parse_data_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a command line asks for.
+
+    Attributes:
+        models: the first is compared with each of the others; baselines of the first have its folder.
+        data: data specs, each evaluated on its own.
+        cache: folder of kept embeddings; None: none are kept.
+        device: of torch; "auto": what Accelerate finds.
+        leaks: what happens where a model was trained on what is tested: "refuse" or "mark".
+        is_smoke: take a few images of every split.
+        command: for the record.
+    """
+
+    models: tuple[ModelEntry, ...]
+    data: tuple[str, ...]
+    tasks: tuple[str, ...]
+    output: Path | str
+    command: str
+    split: str = "test"
+    batch_size: int = 64
+    device: str = "auto"
+    seed: int = 0
+    cache: Path | str | None = None
+    leaks: str = "refuse"
+    has_colour_probe: bool = False
+    is_smoke: bool = False
+
+    def tasks_of(self, entry: ModelEntry) -> tuple[str, ...]:
+        """The tasks that tell something of the model, or, of a reading of the first one, something that is new."""
+        first = self.models[0]
+        is_reading = entry is not first and (entry.folder, entry.geometry) == (first.folder, first.geometry)
+        wanted = [name for name in self.tasks if name in READING_TASKS] if is_reading else self.tasks
+        return tuple(name for name in wanted if entry.has_trained_regions or name not in TRAINED_REGION_TASKS)
+
+
+class Evaluation:
+    """Runs what the settings ask for; every process of a launch makes one and calls `run`.
+
+    Raises:
+        ValueError: an unknown task, a bad data spec, a batch size below 1.
+    """
+
+    def __init__(self, settings: Settings):
+        check_tasks(settings.tasks)
+        if settings.batch_size < 1:
+            raise ValueError(f"--batch-size is {settings.batch_size}; a pass needs at least 1 image. Give 64.")
+        for data in settings.data:
+            parse_data_spec(data)
+        self.settings = settings
+        self.share, self.device = join_launch(settings.device)
+        if not (self.share.is_main and sys.stderr.isatty()):
+            disable_progress_bar()  # that of loading weights, which our own bars leave to the terminal too
+        self.written: list[str] = []
+        self._cache = None if settings.cache is None else EmbeddingCache(settings.cache)
+        self._results: list[Result] = []
+
+    def run(self) -> list[Result]:
+        """The Results of all models and differences; they are also in `output`, and were after every model."""
+        for place, data in enumerate(self.settings.data):
+            with tempfile.TemporaryDirectory(prefix="regionmed-eval-") as own:
+                folder = Path(self.share.from_main(lambda own=own: own))
+                self._evaluate_data(data, folder, f"data_{place + 1}/" if len(self.settings.data) > 1 else "")
+                self.share.from_main(lambda: None)  # all are done with the folder
+        return self._results
+
+    def _evaluate_data(self, data: str, folder: Path, place: str) -> None:
+        """None; every model on one data spec, whose files go below `place` in the output."""
+        settings = self.settings
+        examples = SplitExamples(data, settings.split, folder, share=self.share, is_smoke=settings.is_smoke)
+        context = RunContext(
+            data_revision=data_revision(data),
+            model_revision="",
+            split=settings.split,
+            split_sha256=examples.sha256(),
+            seed=settings.seed,
+            hardware=describe_hardware(),
+            command=settings.command,
+            protocol={"smoke": f"the first {NUM_SMOKE_IMAGES} images"} if settings.is_smoke else {},
+        )
+        protocols = self._check_leaks(examples)
+        page = _Page(Path(settings.output), place, is_alone=len(settings.models) == 1)
+        first: TaskOutcome | None = None
+        for model in load_all(settings.models, self.device):
+            self._tell(f"{model.name} on {data}, {settings.split}: {', '.join(settings.tasks_of(model.entry))}")
+            said = {**context.protocol, **model.entry.protocol, **protocols[model.name]}
+            own = replace(context, model_revision=model.revision, protocol=said)
+            outcome = self._measure(model, examples, own)
+            found = list(outcome.results)
+            if first is None:
+                first = outcome
+                if settings.has_colour_probe and TRAINING_SPLIT in examples:
+                    probe = replace(context, model_revision="fitted-on-the-spot")
+                    found += run_colour_probe(
+                        model.processor, examples[TRAINING_SPLIT], outcome.embedded, context=probe
+                    )
+            else:
+                found += compare_outcomes(first, outcome)
+            self._results += found
+            if self.share.is_main:
+                self._write_results()
+                page.add(model, examples[settings.split], outcome, found)
+                self.written = list(dict.fromkeys([*self.written, page.write()]))
+
+    def _check_leaks(self, examples: SplitExamples) -> dict[str, dict[str, Any]]:
+        """By model what protocols say of leaks into the split under test; ValueError where one is refused."""
+        guard = LeakGuard(examples[self.settings.split], self.settings.leaks)
+
+        def check() -> dict[str, dict[str, Any]]:
+            checks = {entry.name: guard.check(entry.name, entry.folder) for entry in self.settings.models}
+            for name, found in checks.items():
+                self._tell(found.line(name))
+            return {name: found.protocol for name, found in checks.items()}
+
+        return self.share.from_main(check)
+
+    def _measure(self, model: ImageTextModel, examples: SplitExamples, context: RunContext) -> TaskOutcome:
+        """The outcome of the model's tasks."""
+        return run_tasks(
+            model.model,
+            model.processor,
+            examples,
+            model_name=model.name,
+            context=context,
+            tasks=self.settings.tasks_of(model.entry),
+            batch_size=self.settings.batch_size,
+            device=self.device,
+            region_reading=model.region_reading,
+            share=self.share,
+            cache=self._cache,
+        )
+
+    def _write_results(self) -> None:
+        """None; results so far of all data as JSON and Markdown."""
+        output = Path(self.settings.output)
+        write_results(output / "results.json", self._results)
+        (output / "results.md").write_text(format_table(self._results), encoding="utf-8")
+        self.written = list(dict.fromkeys([*self.written, "results.json", "results.md"]))
+
+    def _tell(self, text: str) -> None:
+        """None; a line of progress from the main process."""
+        if self.share.is_main:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+class _Page:
+    """The report of one data spec: a folder of pictures for each model, and one page of all."""
+
+    def __init__(self, output: Path, place: str, *, is_alone: bool):
+        self._output, self._place, self._is_alone = output, place, is_alone
+        self._results: list[Result] = []
+        self._reports: dict[str, ModelReport] = {}
+        self._details: dict[str, Mapping[str, Mapping[str, Any]]] = {}
+
+    def add(self, model: ImageTextModel, examples: Any, outcome: TaskOutcome, results: list[Result]) -> None:
+        """None; takes in what was measured of a model and draws its pictures."""
+        number = len(self._reports)
+        name = "report" if self._is_alone else f"report_{number}"
+        self._results += results
+        self._details[model.name] = outcome.details
+        self._reports[model.name] = write_report(
+            self._output / self._place / name,
+            metrics_rows=[],
+            results=self._results,
+            model=model.model,
+            processor=model.processor,
+            examples=examples,
+            embedded=outcome.embedded,
+        )
+
+    def write(self) -> str:
+        """The path of the page below the output, written whole."""
+        name = f"{self._place}report.html"
+        write_page(self._output / name, self._results, reports=self._reports, details=self._details)
+        return name

@@ -1,0 +1,1 @@
+"""Holds accuracy.py, which `evaluate.load` loads; see metric_info.py."""

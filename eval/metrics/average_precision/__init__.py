@@ -1,0 +1,1 @@
+"""Holds average_precision.py, which `evaluate.load` loads; see metric_info.py."""

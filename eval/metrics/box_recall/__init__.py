@@ -1,0 +1,1 @@
+"""Holds box_recall.py, which `evaluate.load` loads; see metric_info.py."""

@@ -1,0 +1,1 @@
+"""Holds brier_score.py, which `evaluate.load` loads; see metric_info.py."""

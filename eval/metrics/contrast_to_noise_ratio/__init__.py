@@ -1,0 +1,1 @@
+"""Holds contrast_to_noise_ratio.py, which `evaluate.load` loads; see metric_info.py."""

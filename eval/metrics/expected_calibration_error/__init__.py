@@ -1,0 +1,1 @@
+"""Holds expected_calibration_error.py, which `evaluate.load` loads; see metric_info.py."""

@@ -1,0 +1,1 @@
+"""Holds macro_auroc.py, which `evaluate.load` loads; see metric_info.py."""

@@ -1,0 +1,1 @@
+"""Holds mean_reciprocal_rank.py, which `evaluate.load` loads; see metric_info.py."""

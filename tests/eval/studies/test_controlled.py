@@ -1,0 +1,65 @@
+"""The controlled study from its command line to its table, with a stub in the place of training."""
+
+from functools import partial
+
+import pytest
+
+from regionmed_clip.eval.results import read_results
+from regionmed_clip.eval.studies.controlled import ARMS, METRICS, build_parser, main, plan, run_study
+from regionmed_clip.train.arguments import load_recipe, plain_clip_recipe
+
+DATA = "phantom:num_train=4,num_test=60"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, make_stub):
+    """(options, names of the trainings, Results) of a study of one seed."""
+    start, names = make_stub()
+    options = options_of(tmp_path_factory.mktemp("controlled"), "--smoke", "--seeds", "0")
+    return options, names, run_study(options, "command", partial(start, data=DATA))
+
+
+def options_of(folder, *arguments: str):
+    return build_parser().parse_intermixed_args(["--output", str(folder), *arguments])
+
+
+def test_every_arm_has_every_figure_of_the_claims_and_its_differences_from_full(study):
+    options, names, results = study
+    assert names == ["full-0", "roialign_only-0", "plain_clip-0"]
+    assert read_results(options.output / "results.json") == results
+    differences = {"full minus plain_clip", "full minus roialign_only"}
+    assert {r.model for r in results} == {*ARMS, *differences}
+    whole = {(r.model, r.metric) for r in results if r.source is None}
+    in_whole = set(METRICS) - {"region_balanced_accuracy"}  # findings of one source are told apart, not of several
+    assert whole >= {(model, metric) for model in (*ARMS, *differences) for metric in in_whole}
+
+
+def test_one_model_differs_from_itself_by_nothing_where_its_regions_are_read_alike(study):
+    results = {(r.model, r.metric): r for r in study[2] if r.source is None}
+    for metric in set(METRICS) - {"region_balanced_accuracy"}:
+        same = results["full minus roialign_only", metric]
+        assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_the_page_says_what_each_arm_is(study):
+    table = (study[0].output / "table.md").read_text()
+    for told in ("`command`", "full: the recipe as it is.", "model.roi_mode=roialign", "plain_clip: image-text alone"):
+        assert told in table
+
+
+def test_the_arms_differ_from_the_recipe_in_what_they_say_and_in_nothing_else(tmp_path):
+    planned = plan(options_of(tmp_path, "--data", "jsonl:a folder", "--seeds", "3"))
+    recipes = {run.arm: load_recipe(run.training.recipe, run.training.overrides) for run in planned}
+    full = recipes["full"]
+    assert (full.data, full.seed, full.baseline) == ("jsonl:a folder", 3, False)
+    assert recipes["roialign_only"].model == {**full.model, "roi_mode": "roialign"}
+    assert recipes["roialign_only"].stages == full.stages
+    assert recipes["plain_clip"].stages == plain_clip_recipe(full).stages
+    assert [run.is_plain for run in planned] == [False, False, True]
+
+
+def test_stages_of_the_user_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--output", str(tmp_path), "stages=[]"])
+    assert stop.value.code == 2
+    assert "the study makes its arms of the recipe's stages" in capsys.readouterr().err
