@@ -145,8 +145,8 @@ class Evaluation:
         return self.share.from_main(check)
 
     def _measure(self, model: ImageTextModel, examples: SplitExamples, context: RunContext) -> TaskOutcome:
-        """The outcome of the model's tasks."""
-        return run_tasks(
+        """The outcome of the model's tasks; texts that its tokenizer cuts are counted in every protocol."""
+        outcome = run_tasks(
             model.model,
             model.processor,
             examples,
@@ -159,6 +159,8 @@ class Evaluation:
             share=self.share,
             cache=self._cache,
         )
+        num_cut = model.count_truncated([*outcome.embedded.captions, *outcome.embedded.region_texts])
+        return outcome.add_protocol({"texts_truncated": num_cut}) if num_cut else outcome
 
     def _write_results(self) -> None:
         """None; results so far of all data as JSON and Markdown."""

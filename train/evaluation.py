@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets import Dataset
-from datasets.arrow_writer import ArrowWriter
 
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.revision import weights_revision
@@ -18,8 +17,8 @@ from regionmed_clip.eval.tasks.runner import (
     run_plain_clip,
     run_tasks,
 )
+from regionmed_clip.eval.tasks.split_examples import write_examples
 from regionmed_clip.processing.corpus.data_spec import data_revision, hash_images, stream_examples
-from regionmed_clip.processing.corpus.medregion import corpus_features
 
 from .pretraining import TrainedRun
 
@@ -71,8 +70,5 @@ def _text_origin(examples: Dataset) -> str:
 
 def keep_examples(path: Path, data: str, split: str) -> Dataset:
     """The examples of a split in a memory-mapped Arrow file at `path`, so that each is drawn or read only once."""
-    with ArrowWriter(features=corpus_features(decode_images=False), path=str(path)) as writer:
-        for example in stream_examples(data, split, decode_images=False):
-            writer.write(example)
-        writer.finalize()
+    write_examples(path, stream_examples(data, split, decode_images=False))
     return Dataset.from_file(str(path))

@@ -38,7 +38,9 @@ def ranks_of_first_positive(
     """
     # In the order of the keys the positives of a query are one run of columns, and most blocks hold none.
     query_order, gallery_order = np.argsort(query_keys, kind="stable"), np.argsort(gallery_keys, kind="stable")
-    first, last = (np.searchsorted(gallery_keys[gallery_order], query_keys[query_order], s) for s in ("left", "right"))
+    sorted_keys, wanted_keys = gallery_keys[gallery_order], query_keys[query_order]
+    first, last = (np.searchsorted(sorted_keys, wanted_keys, side) for side in ("left", "right"))
+    del sorted_keys, wanted_keys  # what grows with the gallery is kept small: 44 bytes an item
     _check_positives(first, last, query_order, query_keys, len(gallery_keys))
     _longest(query_embeds, "query")  # for its error where one is not finite
     longest = _longest(gallery_embeds, "gallery")

@@ -9,14 +9,13 @@ and one offset for all findings: a temperature cannot say that most findings are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from regionmed_clip.eval.intervals import percentile_interval
 from regionmed_clip.eval.metrics.calibration import (
     NUM_BINS,
     brier_losses,
@@ -213,7 +212,7 @@ def _measure_subject(
         plans += _plans(subject, suffix, judged, of_test.base_losses, wide, protocol, inputs.seed)
         title = f"{subject.title}{TITLES[suffix]}"
         details[title] = reliability_bins(judged.confidence, judged.came_true)
-    return TaskFindings(measured=_measure(plans, inputs.embedded, inputs.seed), details=details)
+    return TaskFindings(measured=measure_plans(TASK, plans, inputs.embedded, inputs.seed), details=details)
 
 
 def _plans(
@@ -235,30 +234,13 @@ def _plans(
         shared = {**subject.protocol, **protocol, "images": len(np.unique(images)), "lower_is_better": True}
         error_column = Column(images, partial(weighted_expected_calibration_error, confidence, came_true))
         if_calibrated = _error_if_calibrated(confidence, seed)
-        of_error = shared | {"bins": NUM_BINS, "if_calibrated": if_calibrated, "interval": "centred on the value"}
-        plans.append(Plan(f"{subject.error_metric}{suffix}", stratum, [error_column], of_error, n=len(images)))
+        of_error = shared | {"bins": NUM_BINS, "if_calibrated": if_calibrated}
+        name = f"{subject.error_metric}{suffix}"
+        plans.append(Plan(name, stratum, [error_column], of_error, n=len(images), is_centred=True))
         brier_column = Column(images, partial(_weighted_mean, judged.losses[is_own]))
         of_brier = shared | {"chance": float(base_losses[is_own].mean()), "chance_is": "always saying the true shares"}
         plans.append(Plan(f"{subject.brier_metric}{suffix}", stratum, [brier_column], of_brier, n=len(images)))
     return plans
-
-
-def _measure(plans: Sequence[Plan | Measured], embedded: EmbeddedSplit, seed: int) -> list[Measured]:
-    """The figures; those of calibration errors with their resamples centred on the value.
-
-    Resampling adds noise to every bin, whose gap counts without its sign: uncentred, the interval of a well calibrated
-    model would lie above its value.
-    """
-    measured = measure_plans(TASK, plans, embedded, seed)
-    return [_centred(figure) if "if_calibrated" in figure.protocol else figure for figure in measured]
-
-
-def _centred(figure: Measured) -> Measured:
-    """The figure with its resamples moved so that their mean is the value, none below 0."""
-    assert figure.resampled is not None
-    resampled = np.maximum(figure.resampled - np.nanmean(figure.resampled) + figure.value, 0.0)
-    low, high = percentile_interval(resampled)
-    return replace(figure, low=low, high=high, resampled=resampled)
 
 
 def _error_if_calibrated(confidence: np.ndarray, seed: int) -> float:

@@ -9,7 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from regionmed_clip.eval.metrics.classification import best_f1_threshold, weighted_f1_at
+from regionmed_clip.eval.metrics.classification import (
+    best_f1_threshold,
+    weighted_auroc,
+    weighted_average_precision,
+    weighted_f1_at,
+)
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, iter_strata, skipped
 from regionmed_clip.eval.tasks.prompting import Prompting
@@ -92,17 +97,15 @@ def plan_macro_ap(scored: Scored, columns: Sequence[Column], strata: Sequence[St
         if chosen := scored.chosen(stratum):
             chance = float(scored.prevalences(chosen).mean())
             protocol = {"gallery": len(chosen), **scored.protocol, "chance": chance}
-            plans.append(Plan(f"macro_ap{scored.suffix}", stratum, [columns[place] for place in chosen], protocol))
+            own = [columns[place] for place in chosen]
+            plans.append(Plan(f"macro_ap{scored.suffix}", stratum, own, protocol, is_centred=True))
     return plans
 
 
-def plan_micro(
-    name: str, statistic: WeightedStatistic, scored: Scored, strata: Sequence[Stratum], chance: float | None
-) -> list[Plan]:
-    """`name` with the suffix of each stratum that has a question: all its (image, finding) pairs ranked as one list.
+def plan_micro(scored: Scored, strata: Sequence[Stratum]) -> list[Plan]:
+    """`micro_auroc` and `micro_ap` with the suffix of each stratum that has a question.
 
-    Args:
-        chance: None: the share of pairs that are shown.
+    All its pairs of an image and a finding are ranked as one list.
     """
     plans = []
     for stratum in strata:
@@ -112,15 +115,20 @@ def plan_micro(
         is_shown = np.concatenate([question.is_shown for question in questions])
         scores = np.concatenate([scored.scores[place] for place in chosen])
         images = np.concatenate([question.images for question in questions])
-        protocol = {
+        shared = {
             "gallery": len(chosen),
             **scored.protocol,
-            "chance": float(is_shown.mean()) if chance is None else chance,
             "images": int(stratum.is_member.sum()),
             "pooled": "one ranking of all pairs of an image and a finding",
         }
-        column = Column(images, partial(statistic, scores, is_shown))
-        plans.append(Plan(f"{name}{scored.suffix}", stratum, [column], protocol, n=len(images)))
+        rankings = (
+            ("micro_auroc", weighted_auroc, 0.5),
+            ("micro_ap", weighted_average_precision, float(is_shown.mean())),
+        )
+        for name, statistic, chance in rankings:
+            column = Column(images, partial(statistic, scores, is_shown))
+            protocol, is_centred = shared | {"chance": chance}, name == "micro_ap"
+            plans.append(Plan(f"{name}{scored.suffix}", stratum, [column], protocol, len(images), is_centred))
     return plans
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.figures import mean_figure
-from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata
+from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata, skipped
 from regionmed_clip.eval.tasks.perturbations import PERTURBATIONS, name_hash, perturb_all
 from regionmed_clip.eval.tasks.region import region_text_hits
 from regionmed_clip.eval.tasks.task_inputs import TaskFindings, TaskInputs
@@ -44,12 +44,28 @@ def measure(inputs: TaskInputs) -> TaskFindings:
     is lost, region by region; lower is better. Patients are resampled whole.
     """
     jittered = embed_jittered(inputs) if inputs.embedded.num_regions else {}
-    measured = measure_jitter(inputs.embedded, jittered, seed=inputs.seed)
+    measured = _skip_cropped(inputs.embedded, jittered)
+    if measured:
+        jittered = {}
+    measured += measure_jitter(inputs.embedded, jittered, seed=inputs.seed)
     if inputs.is_brief:
         return TaskFindings(measured=measured)
     measured += measure_jittered_accuracy(inputs.embedded, jittered, seed=inputs.seed)
     measured += measure_perturbed(inputs.embedded, embed_perturbed(inputs), seed=inputs.seed)
     return TaskFindings(measured=measured, details={"robustness_curves": list_curves(measured)})
+
+
+def _skip_cropped(embedded: EmbeddedSplit, jittered: Mapping[int, np.ndarray]) -> list[Measured]:
+    """Skipped figures of jitter where some regions are in the frame only before or after it; else none."""
+    numbers = {percent: len(embeds) for percent, embeds in jittered.items()}
+    if set(numbers.values()) <= {embedded.num_regions}:
+        return []
+    reason = "jitter moves regions across the rim of the frame, which is cropped; a geometry that pads has them all"
+    whole = next(iter_strata(embedded))
+    return [
+        skipped("robustness", f"region_jitter_cosine@{percent}", reason, n=number, stratum=whole)
+        for percent, number in numbers.items()
+    ]
 
 
 def embed_jittered(inputs: TaskInputs) -> dict[int, np.ndarray]:

@@ -60,6 +60,12 @@ class TaskOutcome:
     context: RunContext
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def add_protocol(self, said: Mapping[str, Any]) -> TaskOutcome:
+        """The outcome with `said` in the protocol of every Result."""
+        context = replace(self.context, protocol={**self.context.protocol, **said})
+        results = [figure.as_result(self.model_name, context) for figure in self.measured]
+        return replace(self, results=results, context=context)
+
 
 def run_tasks(
     model: Any,

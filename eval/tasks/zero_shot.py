@@ -125,8 +125,7 @@ def _measure_presence(inputs: TaskInputs, fused: Mapping[str, np.ndarray]) -> Ta
     for prompting in (plain, versus):
         scored = Scored.of(prompting, embedded.image_embeds, questions)
         shown |= _plan_rankings(scored, every, wide, plans)
-        plans += plan_micro("micro_auroc", weighted_auroc, scored, wide, chance=0.5)
-        plans += plan_micro("micro_ap", weighted_average_precision, scored, wide, chance=None)
+        plans += plan_micro(scored, wide)
         shown |= _plan_f1(inputs, prompting, scored, plans)
     scored = Scored.of(ensemble, embedded.image_embeds, questions)
     shown[f"AUROC{scored.suffix}"] = scored.columns(weighted_auroc)

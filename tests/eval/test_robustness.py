@@ -148,3 +148,13 @@ def test_the_images_chosen_depend_on_their_names_alone(monkeypatch):
 def test_lost_regions_are_refused(embedded):
     with pytest.raises(ValueError, match="2 regions were embedded exactly and 0 with jitter"):
         measure_jitter(embedded, {10: np.zeros((0, 24))})
+
+
+def test_a_frame_that_crops_has_no_figures_of_jitter_and_all_others(inputs, monkeypatch):
+    monkeypatch.setattr(robustness, "embed_jittered", lambda inputs: {10: inputs.embedded.region_embeds[:-1]})
+    measured = {m.key: m for m in measure(inputs).measured}
+    figure = measured["region_jitter_cosine@10", None, None]
+    assert figure.value is None
+    assert "cropped" in figure.protocol["skipped"]
+    assert not any("jitter" in metric for metric, _, _ in measured if metric != "region_jitter_cosine@10")
+    assert any(metric.startswith("image_cosine") for metric, _, _ in measured)

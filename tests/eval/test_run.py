@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import torch
+from tiny_checkpoints import tiny_clip, tiny_tokenizer
+from transformers import CLIPImageProcessorPil
 
 from regionmed_clip.eval import evaluation, run
 from regionmed_clip.eval.results import read_results
@@ -76,6 +78,25 @@ def test_models_are_compared_with_the_first_on_equal_draws(folder, tmp_path, no_
     assert {r.protocol["reading"] for r in crops} == {"crop"}
     assert {r.task for r in crops} == {"region"}  # it proposes what the first one proposes
     assert {r.protocol["paired"] for r in results if " minus " in r.model} == {True}
+
+
+def test_a_checkpoint_of_others_that_crops_goes_through_all_tasks_beside_ours(folder, tmp_path, no_pictures):
+    square = {"height": 32, "width": 32}
+    tiny_clip(bos_token_id=0, eos_token_id=1, pad_token_id=1).save_pretrained(tmp_path / "clip")
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square).save_pretrained(tmp_path / "clip")
+    tiny_tokenizer(pad_token="</s>").save_pretrained(tmp_path / "clip")
+    arguments = ["--model", str(folder), str(tmp_path / "clip"), "--data", DATA, "--output", str(tmp_path)]
+    assert run.main(arguments) == 0
+    results = read_results(tmp_path / "results.json")
+    others = [r for r in results if r.model == "clip"]
+    assert {r.task for r in others} == set(TASKS) - {"proposals"}
+    assert {(r.protocol["checkpoint"], r.protocol["geometry"], r.protocol["reading"]) for r in others} == {
+        ("clip", "source", "crop")
+    }
+    assert min(r.protocol["texts_truncated"] for r in others) > 0  # the tiny tokenizer takes a dozen tokens
+    differences = {r.metric: r for r in results if r.model == "regionmed-clip minus clip" and r.source is None}
+    assert "different queries" in differences["region_to_text_accuracy"].protocol["skipped"]  # regions at the rim
+    assert differences["macro_auroc"].value is not None
 
 
 def test_baselines_are_readings_of_the_first_model_and_measured_by_what_they_change(folder, tmp_path, no_pictures):

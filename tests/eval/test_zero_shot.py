@@ -112,6 +112,19 @@ def test_macro_and_micro_figures_agree_with_sklearn(embed_by_hand):
     assert rows[1]["AUROC"] == round(roc_auc_score(truth[:, 1], presence[:, 1]), 3)
 
 
+def test_the_interval_of_average_precision_lies_around_its_value(embed_by_hand):
+    embedded, _ = random_split(embed_by_hand, 0)
+    embedded = replace(embedded, image_clusters=np.arange(60))
+    found = measure(make_inputs(embedded, say))
+    for metric in ("macro_ap", "micro_ap"):
+        figure = pick(found, metric)
+        assert figure.resampled.mean() == pytest.approx(figure.value, abs=1e-3)  # uncentred it lies 0.005 above
+        assert "centred" in figure.protocol["interval"]
+    figure = pick(found, "macro_auroc")  # resampling leaves it where it is
+    assert figure.resampled.mean() == pytest.approx(figure.value, abs=1e-2)  # of 1,000 draws
+    assert "interval" not in figure.protocol
+
+
 def test_f1_is_taken_at_the_threshold_that_is_best_on_the_tuning_split(embed_by_hand):
     findings = [NODULE, NODULE, NODULE, frozenset(), frozenset()]
     scores = np.array([[0.9], [0.85], [0.5], [0.4], [0.2]], dtype=np.float32)
