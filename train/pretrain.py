@@ -10,7 +10,6 @@ from regionmed_clip.train.evaluation import evaluate_run
 from regionmed_clip.train.failures import failing_together
 from regionmed_clip.train.interruption import Interruption
 from regionmed_clip.train.launch import leave
-from regionmed_clip.train.metrics_log import read_metrics
 from regionmed_clip.train.pretraining import TrainedRun, pretrain, remove_cache
 
 
@@ -20,15 +19,16 @@ def write_outputs(run: TrainedRun) -> None:
     stage_flat_folder(run.model, run.processor, folder / "final", results=[], facts=facts)  # safe before evaluation
     evaluated = evaluate_run(run, describe_hardware())
     results = evaluated.results
-    logs = {f"{name}_rows": read_metrics(folder / f"{name}.jsonl") for name in ("metrics", "validation")}
     facts["text_origin"] = evaluated.text_origin
     stage_flat_folder(run.model, run.processor, folder / "final", results=results, facts=facts)
     shown = {"examples": evaluated.examples, "embedded": evaluated.embedded, "processor": run.processor}
-    write_report(folder / "report", results=results, model=run.model, **logs, **shown)
+    write_report(folder / "report", results=results, model=run.model, **run.logs(), **shown)
+    sys.stdout.write(f"{format_table(results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report' / 'index.md'}\n")
+    if run.best is not None:
+        path = stage_flat_folder(run.best.model, run.processor, folder / "best", results=[], facts=run.facts(run.best))
+        sys.stdout.write(f"best model: {path} (step {run.best.step}, {run.best.reason})\n")
     write_results(folder / "results.json", results)  # last: a job script takes it for the end of the run
     remove_cache(run)
-    sys.stdout.write(f"{format_table(results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report' / 'index.md'}\n")
-    sys.stdout.write(run.best_checkpoint())
 
 
 if __name__ == "__main__":
