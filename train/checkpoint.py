@@ -27,6 +27,7 @@ from .whole_files import PARTIAL_SUFFIX, delete_whole_folder, flush_to_disk, wri
 
 STEP_FOLDER = "step_[0-9]*"
 BEST_FOLDER = "best"
+AVERAGE_FILE = "average.safetensors"
 TEACHERS = "teacher_*.safetensors"
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 
@@ -42,6 +43,7 @@ class Best:
 
     metric: str
     value: float
+    split: str  # on which it was taken
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def save_best(folder: Path, tensors: CheckpointTensors, state: RunState) -> Path
 def _write(folder: Path, tensors: CheckpointTensors, state: RunState) -> None:
     _save_tensors(tensors.model, folder / "model.safetensors")
     if tensors.average is not None:
-        _save_tensors(tensors.average, folder / "average.safetensors")
+        _save_tensors(tensors.average, folder / AVERAGE_FILE)
     torch.save(tensors.optimizer, folder / "optimizer.pt")
     (folder / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
 
@@ -190,4 +192,4 @@ def load_optimizer(path: Path) -> dict[str, Any]:
 
 def load_average(path: Path) -> dict[str, Tensor]:
     """The moving average in a checkpoint of a stage that has one, on the CPU."""
-    return load_file(path / "average.safetensors")
+    return load_file(path / AVERAGE_FILE)

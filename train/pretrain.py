@@ -10,7 +10,6 @@ from regionmed_clip.train.evaluation import evaluate_run
 from regionmed_clip.train.failures import failing_together
 from regionmed_clip.train.interruption import Interruption
 from regionmed_clip.train.launch import leave
-from regionmed_clip.train.metrics_log import read_metrics
 from regionmed_clip.train.pretraining import TrainedRun, pretrain, remove_cache
 
 
@@ -19,16 +18,23 @@ def write_outputs(run: TrainedRun) -> None:
     folder, facts, data = run.output_dir, run.facts(), run.training_data()
     stage_flat_folder(run.model, run.processor, folder / "final", results=[], facts=facts, training_data=data)  # safe
     evaluated = evaluate_run(run, describe_hardware())
-    results = evaluated.results
-    logs = {f"{name}_rows": read_metrics(folder / f"{name}.jsonl") for name in ("metrics", "validation")}
     facts["text_origin"] = evaluated.text_origin
-    stage_flat_folder(run.model, run.processor, folder / "final", results=results, facts=facts, training_data=data)
+    stage_flat_folder(
+        run.model, run.processor, folder / "final", results=evaluated.results, facts=facts, training_data=data
+    )
     shown = {"examples": evaluated.examples, "embedded": evaluated.embedded, "processor": run.processor}
-    write_report(folder / "report", results=results, model=run.model, **logs, **shown)
-    write_results(folder / "results.json", results)  # last: a job script takes it for the end of the run
+    write_report(folder / "report", results=evaluated.results, model=run.model, **run.logs(), **shown)
+    sys.stdout.write(
+        f"{format_table(evaluated.results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report' / 'index.md'}\n"
+    )
+    if run.best is not None:
+        best, facts = run.best, run.facts(run.best)
+        path = stage_flat_folder(
+            best.model, run.processor, folder / "best", results=[], facts=facts, training_data=data
+        )
+        sys.stdout.write(f"best model: {path} (step {best.step}, {best.reason})\n")
+    write_results(folder / "results.json", evaluated.results)  # last: a job script takes it for the end of the run
     remove_cache(run)
-    sys.stdout.write(f"{format_table(results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report' / 'index.md'}\n")
-    sys.stdout.write(run.best_checkpoint())
 
 
 if __name__ == "__main__":

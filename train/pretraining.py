@@ -6,6 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,21 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 from .adapter_files import merge_adapters, save_and_merge_adapters
 from .adapters import check_targets
 from .arguments import CommandLine, Recipe, plain_clip_recipe
-from .checkpoint import BEST_FOLDER, RunState, best_state, find_checkpoint, installed_versions
+from .best_model import BestModel, load_best
+from .checkpoint import RunState, find_checkpoint, installed_versions
 from .data_needs import refuse_missing_texts, refuse_odd_sizes, refuse_small_boxes
 from .data_stores import SampleStore
 from .failures import watch_others
 from .interruption import RESUMABLE_EXIT_CODE, Interrupted, Interruption, resume_command
 from .launch import agree_on_output_dir, check_processes, check_strategy, leave, settle_network, use_all_cores
+from .metrics_log import read_metrics
 from .model_building import build_config, build_model, build_processor
 from .precision import resolve_precision
 from .recipe_parts import Stage
 from .run_identity import run_identity
 from .run_lock import RunLock
 from .stage_data import build_image_processor, check_splits, open_training_data, prepare_training_data
+from .stage_plan import plan_stages
 from .starts import START, open_start
 from .trackers import refuse_missing_trackers
 from .trainer import Trainer
@@ -56,24 +60,20 @@ class TrainedRun:
     cache: Path
     store: SampleStore  # the training split
     model: RegionMedClipModel
+    best: BestModel | None  # on the main process, where the recipe keeps one
     baseline: RegionMedClipModel | None
     lock: RunLock | None  # of the output folder, on the main process
 
-    def best_checkpoint(self) -> str:
-        """A line that tells the best checkpoint, empty where the recipe keeps none."""
-        folder = self.output_dir / "checkpoints"
-        state = best_state(folder)
-        if state is None or state.best is None:
-            return ""
-        figure = f"{state.best.metric} {state.best.value:.4f}"
-        return f"best checkpoint: {folder / BEST_FOLDER} (step {state.step}, {figure})\n"
+    def logs(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of metrics.jsonl and of validation.jsonl, as `metrics_rows` and `validation_rows`."""
+        return {f"{name}_rows": read_metrics(self.output_dir / f"{name}.jsonl") for name in ("metrics", "validation")}
 
     def training_data(self) -> dict[str, Any]:
         """What training_data.json says of the images that the models were trained on."""
         return read_training_data(self.output_dir)
 
-    def facts(self) -> dict[str, Any]:
-        """What the model card says of this run beside its numbers."""
+    def facts(self, best: BestModel | None = None) -> dict[str, Any]:
+        """What the model card says of this run beside its numbers; of its best model, that it is this one."""
         recipe = self.command_line.recipe
         stages = [describe_stage(stage, recipe) for stage in recipe.stages]
         settings = (
@@ -81,9 +81,10 @@ class TrainedRun:
             f"{self.accelerator.mixed_precision}, {self.accelerator.num_processes} process(es)"
         )
         started = [f"started from the checkpoint {Path(recipe.model[START]).name}"] if START in recipe.model else []
+        chosen = [] if best is None else [f"the model after step {best.step}, the best by {best.reason}"]
         return {
             "data": data_revision(recipe.data),
-            "training": [*started, *stages, settings],
+            "training": [*started, *stages, settings, *chosen],
             "num_parameters": self.model.num_parameters(),
             "image_size": recipe.image_size,
             "recipe": recipe.name,
@@ -136,10 +137,8 @@ def pretrain(command_line: CommandLine, interruption: Interruption | None = None
     recipe = recipe.with_steps([len(data.stores[stage.name]) for stage in recipe.stages])
     for planned in (recipe, plain_clip_recipe(recipe)) if recipe.baseline else (recipe,):
         refuse_missing_texts(planned, data.stores)
-    if start is None:
-        processor = build_processor(recipe, config, image_processor, data.texts())
-    else:
-        processor = start.processor
+    make = partial(build_processor, recipe, config, image_processor)
+    processor = make(data.texts()) if start is None else start.processor
     has_validator = recipe.validation.every_steps > 0 and accelerator.is_main_process
     validator = Validator(recipe, processor, cache, accelerator.device) if has_validator else None
 
@@ -162,7 +161,9 @@ def pretrain(command_line: CommandLine, interruption: Interruption | None = None
         if accelerator.is_main_process:
             _tell_how_to_go_on(interrupted, resume_command(output_dir, interrupted.command))
         leave(accelerator, RESUMABLE_EXIT_CODE)
-    return TrainedRun(command_line, output_dir, accelerator, processor, cache, data.store, model, baseline, lock)
+    build, is_main = partial(build_model, recipe, processor, start), accelerator.is_main_process
+    best = load_best(output_dir, identity, plan_stages(recipe), build) if is_main else None
+    return TrainedRun(command_line, output_dir, accelerator, processor, cache, data.store, model, best, baseline, lock)
 
 
 def _start_processes(recipe: Recipe) -> Accelerator:

@@ -15,6 +15,7 @@ from typing import Any
 from regionmed_clip.processing.corpus.data_spec import data_revision, num_examples, parse_data_spec
 
 from .arguments import Recipe
+from .precision import resolve_precision
 from .stage_data import TRAINING_SPLIT
 from .starts import START
 
@@ -33,6 +34,7 @@ def run_identity(recipe: Recipe, start_revision: str | None = None) -> dict[str,
     stages = [{**stage, "data": held[stage["data"]]} for stage in fields["stages"]]
     return {
         **fields,
+        "precision": resolve_precision(recipe.precision),  # "auto" may be another one on another machine
         "data": held[fields["data"]],  # whatever the stages', for a tokenizer may be trained on it
         "model": model,
         "stages": stages,

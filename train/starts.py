@@ -84,12 +84,13 @@ def open_start(recipe: Recipe) -> Start | None:
             f"{images.frame_size} pixels with geometry {images.geometry!r}; training needs the checkpoint's size and "
             f"'pad', so set image_size={images.frame_size[0]}, or save its processor anew with geometry='pad'."
         )
-    for stage in recipe.stages:
-        if "sigmoid" in stage.loss_kinds.values() and model.config.logit_bias_init_value is None:
-            raise ValueError(
-                f"recipe {recipe.name!r}: stage {stage.name!r} has a sigmoid loss, and {folder} no bias to it, as "
-                f"checkpoints like CLIP's; train with InfoNCE by stages.{stage.name}.loss_kinds={{}}."
-            )
+    sigmoid = [stage.name for stage in recipe.stages if "sigmoid" in stage.loss_kinds.values()]
+    if sigmoid and model.config.logit_bias_init_value is None:
+        way_out = " ".join(f"stages.{name}.loss_kinds={{}}" for name in sigmoid)
+        raise ValueError(
+            f"recipe {recipe.name!r}: the stages {', '.join(sigmoid)} have a sigmoid loss, and {folder} no bias to "
+            f"it, as checkpoints like CLIP's; train with InfoNCE by {way_out}."
+        )
     tokenizer = processor.tokenizer
     tokenizer.model_max_length = min(tokenizer.model_max_length, recipe.tokenizer.max_length)
     parts = [folder, base_of_adapter(folder)] if is_adapter(folder) else [folder]

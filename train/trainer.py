@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -219,11 +220,11 @@ class Trainer:
         tensors = self._checkpoint_tensors(optimizer)
         if figure is None or not self.accelerator.is_main_process:
             return
-        metric, last = self.recipe.validation.keep_best, best_state(self.checkpoints)
+        settings, last = self.recipe.validation, best_state(self.checkpoints)
+        found = Best(settings.keep_best, figure, settings.split)
         is_ours = last is not None and last.best is not None and last.identity == self.identity
-        best = last.best if is_ours and last.best.metric == metric else None
-        if best is None or figure > best.value:
-            save_best(self.checkpoints, tensors, self._state(step, plan, Best(metric, figure)))
+        if not is_ours or replace(last.best, value=figure) != found or figure > last.best.value:
+            save_best(self.checkpoints, tensors, self._state(step, plan, found))
 
     def _checkpoint_tensors(self, optimizer: torch.optim.Optimizer) -> CheckpointTensors:
         average = None if self.average is None else self.average.state()

@@ -83,7 +83,7 @@ def test_models_are_compared_with_the_first_on_equal_draws(folder, tmp_path, no_
 def test_a_checkpoint_of_others_that_crops_goes_through_all_tasks_beside_ours(folder, tmp_path, no_pictures):
     square = {"height": 32, "width": 32}
     tiny_clip(bos_token_id=0, eos_token_id=1, pad_token_id=1).save_pretrained(tmp_path / "clip")
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square).save_pretrained(tmp_path / "clip")
+    CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=square).save_pretrained(tmp_path / "clip")
     tiny_tokenizer(pad_token="</s>").save_pretrained(tmp_path / "clip")
     arguments = ["--model", str(folder), str(tmp_path / "clip"), "--data", DATA, "--output", str(tmp_path)]
     assert run.main(arguments) == 0

@@ -92,17 +92,17 @@ def test_a_checkpoint_whose_writing_fails_leaves_the_last_one_in_its_place(tmp_p
 def test_the_best_checkpoint_is_whole_and_outlives_the_newest(tmp_path, trained):
     assert best_state(tmp_path) is None
     model, _ = trained
-    save_best(tmp_path, tensors_of(*trained), state(2, Best("macro_auroc", 0.75)))
+    save_best(tmp_path, tensors_of(*trained), state(2, Best("macro_auroc", 0.75, "validation")))
     best_weight = model.weight.detach().clone()
     for step in (2, 3, 4):
         torch.nn.init.normal_(model.weight)
         save_checkpoint(tmp_path, tensors_of(*trained), state(step), num_kept=1)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000004"]
-    assert best_state(tmp_path) == state(2, Best("macro_auroc", 0.75))
+    assert best_state(tmp_path) == state(2, Best("macro_auroc", 0.75, "validation"))
     restored = torch.nn.Linear(3, 2)
     load_model_weights(tmp_path / "best", restored)
     assert torch.equal(restored.weight, best_weight)
-    save_best(tmp_path, tensors_of(*trained), state(4, Best("macro_auroc", 0.8)))
+    save_best(tmp_path, tensors_of(*trained), state(4, Best("macro_auroc", 0.8, "validation")))
     load_model_weights(tmp_path / "best", restored)
     assert torch.equal(restored.weight, model.weight)
 

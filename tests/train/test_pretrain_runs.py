@@ -10,6 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from regionmed_clip.eval.saved_models import load_model
+from regionmed_clip.train.checkpoint import read_state
 
 CPU_2_PROCESSES = "train/accelerate/cpu_2_processes.yaml"
 TIMEOUT_S = 240
@@ -92,6 +97,25 @@ def test_two_processes_take_the_same_steps_as_one(smoke_run, repository, tmp_pat
             assert two[name] == one[name], name
 
 
+def test_two_processes_take_the_same_steps_as_one_where_adapters_train(repository, tmp_path):
+    terms = {"image_text": 1.0, "region_text": 1.0}
+    stages = [
+        {"name": "global", "steps": 3, "loss_weights": {"image_text": 1.0}, "modes": {"roi": "frozen"}},
+        {"name": "lora", "steps": 3, "loss_weights": terms, "modes": {"vision": "lora", "text": "lora"}},
+    ]
+    given = [f"stages={json.dumps(stages)}", "evaluation.tasks=[retrieval]"]
+    rows = []
+    for number, config in ((1, "train/accelerate/cpu.yaml"), (2, CPU_2_PROCESSES)):
+        output_dir = tmp_path / str(number)
+        finished = run(repository, launch_command(output_dir, *given, config_file=config))
+        assert finished.returncode == 0, finished.stderr[-4000:]
+        rows.append(metrics(output_dir))
+    assert [row["stage"] for row in rows[0]] == ["global"] * 3 + ["lora"] * 3
+    assert rows[0][-1]["loss"] != rows[0][3]["loss"]
+    for one, two in zip(*rows, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)  # float32 over 6 steps
+
+
 def test_a_run_killed_in_writing_a_checkpoint_and_again_and_resumed_ends_with_the_same_bits(
     smoke_run, repository, tmp_path
 ):
@@ -122,16 +146,45 @@ def test_a_run_that_is_asked_to_end_saves_says_how_to_go_on_and_leaves_with_code
     assert told.splitlines()[-1] == shlex.join([*command, "--resume"])
 
 
-def test_the_baseline_runs_beside_the_model_under_a_revision_of_its_own(repository, tmp_path):
-    finished = run(repository, launch_command(tmp_path / "run", "baseline=true", "evaluation.tasks=[retrieval]"))
+@pytest.fixture(scope="module")
+def run_with_baseline(repository, tmp_path_factory) -> tuple[Path, str]:
+    """(OUTPUT_DIR of a run with a baseline that keeps its best model, what it printed)."""
+    output_dir = tmp_path_factory.mktemp("baseline") / "run"
+    options = [
+        "baseline=true",
+        "evaluation.tasks=[retrieval]",
+        "data=phantom:num_train=96,num_test=48,num_validation=40",
+    ]
+    best = "validation={every_steps: 8, tasks: [retrieval], keep_best: image_to_text_recall@10}"
+    finished = run(repository, launch_command(output_dir, *options, best))
     assert finished.returncode == 0, finished.stderr[-4000:]
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    return output_dir, finished.stdout
+
+
+def test_the_baseline_runs_beside_the_model_under_a_revision_of_its_own(run_with_baseline):
+    output_dir, _ = run_with_baseline
+    results = json.loads((output_dir / "results.json").read_text())
     revisions = {result["model"]: result["model_revision"] for result in results if " minus " not in result["model"]}
     assert set(revisions) == {"regionmed-clip", "plain-clip"}
     assert revisions["regionmed-clip"] != revisions["plain-clip"]
-    plain_rows = metrics(tmp_path / "run" / "plain_clip")
+    plain_rows = metrics(output_dir / "plain_clip")
     assert len(plain_rows) == 24
     assert not any("loss_region_text" in row for row in plain_rows)
+
+
+def test_the_best_model_lies_beside_the_last_one_and_loads_as_it_does(run_with_baseline):
+    output_dir, told = run_with_baseline
+    state = read_state(output_dir / "checkpoints" / "best")
+    rows = [json.loads(line) for line in (output_dir / "validation.jsonl").read_text().splitlines()]
+    figures = {row["step"]: row["value"] for row in rows if row["metric"] == "image_to_text_recall@10"}
+    assert list(figures) == [8, 16, 24]
+    assert (state.best.value, state.best.split) == (max(figures.values()), "validation")
+    assert figures[state.step] == state.best.value
+    assert told.splitlines()[-1].startswith(f"best model: {output_dir / 'best'} (step {state.step}, image_to_text")
+    weights = load_model(output_dir / "best")[0].state_dict()
+    kept = load_file(output_dir / "checkpoints" / "best" / "model.safetensors")
+    assert all(torch.equal(kept[name], weights[name]) for name in kept)
+    assert "the best by image_to_text_recall@10" in (output_dir / "best" / "README.md").read_text()
 
 
 def test_a_mistake_ends_the_run_before_any_work_with_its_message(repository, tmp_path):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedC
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 from regionmed_clip.train import trainer as trainer_module
 from regionmed_clip.train.arguments import RECIPES_FOLDER, load_recipe
+from regionmed_clip.train.best_model import load_best
 from regionmed_clip.train.checkpoint import (
     Best,
     CheckpointTensors,
@@ -222,13 +224,47 @@ def test_processes_of_the_loader_decode_and_crop_and_do_nothing_else(make_traine
 
 def test_the_best_checkpoint_is_kept_by_the_figure_whatever_comes_after_it(make_trainer, tmp_path, monkeypatch):
     figures = iter([0.3, 0.8, 0.5, None, 0.8, 0.7, 0.1, 0.2])
-    kept_of_another = RunState(9, "joint", 0, 0, 0, {"seed": 1}, Best("macro_auroc", 0.9))
+    kept_of_another = RunState(9, "joint", 0, 0, 0, {"seed": 1}, Best("macro_auroc", 0.9, "test"))
     save_best(tmp_path / "checkpoints", CheckpointTensors({}, {}), kept_of_another)
     trainer = make_trainer(tmp_path, checkpoint_every_steps=1, keep_checkpoints=1)
     kept = dataclasses.replace(trainer.recipe.validation, every_steps=1, keep_best="macro_auroc")
     trainer.recipe = dataclasses.replace(trainer.recipe, validation=kept)
+    trainer.validator = WeightsTaker()
     monkeypatch.setattr(trainer_module, "figure_to_keep_by", lambda recipe, rows: next(figures))
     trainer.train(resume=False)
     state = best_state(tmp_path / "checkpoints")
     assert (state.step, state.best.metric, state.best.value) == (2, "macro_auroc", 0.8)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"best", "step_00000008"}
+    build = partial(build_model, trainer.recipe, trainer.processor)
+    best = load_best(tmp_path, trainer.identity, trainer.plans, build)
+    assert (best.step, best.reason) == (2, "macro_auroc 0.8000 on the split validation")
+    weights, measured = best.model.state_dict(), trainer.validator.weights[2]  # the average
+    assert weights.keys() == measured.keys()
+    assert all(torch.equal(weights[name], measured[name]) for name in weights)
+    assert load_best(tmp_path, {"seed": 1}, trainer.plans, build) is None
+
+
+@pytest.mark.parametrize(("metric", "split"), [("macro_auroc", "test"), ("text_to_image_recall@1", "validation")])
+def test_a_best_figure_of_another_kind_or_split_is_beaten_by_any(make_trainer, tmp_path, monkeypatch, metric, split):
+    trainer = make_trainer(tmp_path, checkpoint_every_steps=1)
+    save_best(
+        tmp_path / "checkpoints",
+        CheckpointTensors({}, {}),
+        RunState(1, "joint", 0, 0, 0, trainer.identity, Best(metric, 0.9, split)),
+    )
+    kept = dataclasses.replace(trainer.recipe.validation, every_steps=1, keep_best="macro_auroc")
+    trainer.recipe = dataclasses.replace(trainer.recipe, validation=kept)
+    monkeypatch.setattr(trainer_module, "figure_to_keep_by", lambda recipe, rows: 0.1)
+    trainer.train(resume=False)
+    assert best_state(tmp_path / "checkpoints").best == Best("macro_auroc", 0.1, "validation")
+
+
+class WeightsTaker:
+    """A validator that gives no figure and keeps the weights that it was shown, by step."""
+
+    def __init__(self):
+        self.weights = {}
+
+    def measure(self, model, step, stage, tasks):
+        self.weights[step] = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        return []

@@ -89,8 +89,10 @@ def test_the_command_line_names_the_start_of_a_recipe_that_has_none(tmp_path):
 
 def test_a_sigmoid_loss_is_refused_on_a_start_without_a_bias(tmp_path):
     folder = clip_folder(tmp_path)
-    recipe = recipe_from(folder, "stages.joint.loss_kinds={image_text: sigmoid}")
-    with pytest.raises(ValueError, match=r"stage 'joint' has a sigmoid loss, .* by stages.joint.loss_kinds=\{\}"):
+    kinds = "loss_kinds={image_text: sigmoid}"
+    recipe = recipe_from(folder, f"stages.global.{kinds}", f"stages.joint.{kinds}")
+    way_out = r"by stages.global.loss_kinds=\{\} stages.joint.loss_kinds=\{\}\."
+    with pytest.raises(ValueError, match=rf"the stages global, joint have a sigmoid loss, .* {way_out}"):
         open_start(recipe)
 
 

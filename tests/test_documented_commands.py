@@ -1,0 +1,49 @@
+"""Every command in a fenced block of README and docs is one that its program accepts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from regionmed_clip.eval import run as evaluation
+from regionmed_clip.processing.corpus import command_line as corpus
+from regionmed_clip.train.arguments import parse_command_line
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+SUBSTITUTION = re.compile(r"\$\(.*?\)")
+WHAT_FOLLOWS = re.compile(r"\s+(?:#|&$).*")
+PROGRAMS = {
+    "train/pretrain.py": parse_command_line,
+    "regionmed-corpus": lambda arguments: corpus._parser().parse_args(arguments),
+    "regionmed-eval": lambda arguments: evaluation._parser().parse_args(arguments),
+}
+
+
+def documented_commands() -> Iterator[tuple[str, str, str]]:
+    """(page, program, its arguments) of every command line in a fenced block."""
+    for page in PAGES:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            for part in SUBSTITUTION.sub("", line).split("&&"):
+                for program in PROGRAMS:
+                    if re.search(rf"(?:^|\s){re.escape(program)}(?:\s|$)", part) and "[--" not in part:
+                        yield page.name, program, WHAT_FOLLOWS.sub("", part.partition(program)[2])
+
+
+COMMANDS = list(documented_commands())
+
+
+def test_commands_of_every_program_are_found():
+    assert {program for _, program, _ in COMMANDS} == set(PROGRAMS)
+    assert ("training.md", "regionmed-corpus") in {command[:2] for command in COMMANDS}
+
+
+@pytest.mark.parametrize(("page", "program", "arguments"), COMMANDS, ids=[f"{c[0]}:{c[1]}{c[2]}" for c in COMMANDS])
+def test_a_documented_command_is_accepted(page, program, arguments, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert PROGRAMS[program](shlex.split(arguments)) is not None
