@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
@@ -31,6 +32,10 @@ class Evaluated:
     examples: Dataset  # of the evaluated split, images still encoded
     embedded: EmbeddedSplit
     text_origin: str
+
+    def shown(self) -> dict[str, Any]:
+        """What a report shows of the evaluation."""
+        return {"results": self.results, "examples": self.examples, "embedded": self.embedded}
 
 
 def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:

@@ -1,6 +1,7 @@
 """Entry: `accelerate launch train/pretrain.py` trains, evaluates, pictures and packs a model (train/arguments.py)."""
 
 import sys
+from functools import partial
 
 from regionmed_clip.eval.report import format_table, write_report
 from regionmed_clip.eval.results import describe_hardware, write_results
@@ -14,26 +15,19 @@ from regionmed_clip.train.pretraining import TrainedRun, pretrain, remove_cache
 
 
 def write_outputs(run: TrainedRun) -> None:
-    """Fills OUTPUT_DIR with results.json, final/ and report/, and prints the table."""
-    folder, facts, data = run.output_dir, run.facts(), run.training_data()
-    stage_flat_folder(run.model, run.processor, folder / "final", results=[], facts=facts, training_data=data)  # safe
+    """Fills OUTPUT_DIR with results.json, final/, report/ and report.html, and prints the table."""
+    folder, facts = run.output_dir, run.facts()
+    pack = partial(stage_flat_folder, processor=run.processor, training_data=run.training_data())
+    pack(run.model, folder=folder / "final", results=[], facts=facts)  # safe before evaluation
     evaluated = evaluate_run(run, describe_hardware())
-    facts["text_origin"] = evaluated.text_origin
-    stage_flat_folder(
-        run.model, run.processor, folder / "final", results=evaluated.results, facts=facts, training_data=data
-    )
-    shown = {"examples": evaluated.examples, "embedded": evaluated.embedded, "processor": run.processor}
-    write_report(folder / "report", results=evaluated.results, model=run.model, **run.logs(), **shown)
-    sys.stdout.write(
-        f"{format_table(evaluated.results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report' / 'index.md'}\n"
-    )
+    results, facts = evaluated.results, {**facts, "text_origin": evaluated.text_origin}
+    pack(run.model, folder=folder / "final", results=results, facts=facts)
+    write_report(folder / "report", page=folder / "report.html", **run.shown(), **evaluated.shown())
+    sys.stdout.write(f"{format_table(results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report.html'}\n")
     if run.best is not None:
-        best, facts = run.best, run.facts(run.best)
-        path = stage_flat_folder(
-            best.model, run.processor, folder / "best", results=[], facts=facts, training_data=data
-        )
-        sys.stdout.write(f"best model: {path} (step {best.step}, {best.reason})\n")
-    write_results(folder / "results.json", evaluated.results)  # last: a job script takes it for the end of the run
+        path = pack(run.best.model, folder=folder / "best", results=[], facts=run.facts(run.best))
+        sys.stdout.write(f"best model: {path} (step {run.best.step}, {run.best.reason})\n")
+    write_results(folder / "results.json", results)  # last: a job script takes it for the end of the run
     remove_cache(run)
 
 

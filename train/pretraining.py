@@ -64,9 +64,10 @@ class TrainedRun:
     baseline: RegionMedClipModel | None
     lock: RunLock | None  # of the output folder, on the main process
 
-    def logs(self) -> dict[str, list[dict[str, Any]]]:
-        """Rows of metrics.jsonl and of validation.jsonl, as `metrics_rows` and `validation_rows`."""
-        return {f"{name}_rows": read_metrics(self.output_dir / f"{name}.jsonl") for name in ("metrics", "validation")}
+    def shown(self) -> dict[str, Any]:
+        """What a report shows of the training: the model, and the rows of metrics.jsonl and of validation.jsonl."""
+        logs = {f"{name}_rows": read_metrics(self.output_dir / f"{name}.jsonl") for name in ("metrics", "validation")}
+        return {"model": self.model, "processor": self.processor, **logs}
 
     def training_data(self) -> dict[str, Any]:
         """What training_data.json says of the images that the models were trained on."""
