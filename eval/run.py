@@ -1,7 +1,7 @@
 """`regionmed-eval`: measures saved models on data by tasks, and writes results.json, a Markdown table and a page.
 
 Under `accelerate launch --num_processes N -m regionmed_clip.eval.run ...` every process embeds its share of the images
-and the main one writes.
+and the main one writes; without a GPU add `--config_file train/accelerate/cpu_2_processes.yaml`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ memory-mapped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -45,16 +46,21 @@ def ranks_of_first_positive(
     _longest(query_embeds, "query")  # for its error where one is not finite
     longest = _longest(gallery_embeds, "gallery")
     dtype = np.result_type(query_embeds.dtype, gallery_embeds.dtype, np.float32)
-    queries, gallery = _Rows(query_embeds, query_order, dtype), _Rows(gallery_embeds, gallery_order, dtype)
-    least = _least_tied_scores(queries, gallery, first, last, _ROUNDING * np.finfo(dtype).eps * longest)
+    queries = _Rows(query_embeds, query_order, dtype, _BLOCK_ROWS)
+    gallery = _Rows(gallery_embeds, gallery_order, dtype, _BLOCK_COLUMNS)
+    least = _least_tied_scores(queries, gallery, first, last, _ROUNDING * np.finfo(dtype).eps * longest, dtype)
     ahead = np.zeros(len(query_order), dtype=np.int64)
+    size = min(_BLOCK_ROWS, len(query_order)) * min(_BLOCK_COLUMNS, len(gallery_order))
+    score_buffer, flag_buffer = np.empty(size, dtype), np.empty(size, dtype=bool)  # taken once: blocks differ in size
     for columns in _iter_slices(0, len(gallery_order), _BLOCK_COLUMNS):
         candidates = gallery[columns]
         for rows in _iter_slices(0, len(query_order), _BLOCK_ROWS):
-            scores = queries[rows] @ candidates.T  # (q, g)
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            scores, is_ahead = (one[: math.prod(shape)].reshape(shape) for one in (score_buffer, flag_buffer))
+            np.matmul(queries[rows], candidates.T, out=scores)
             if first[rows.start] < columns.stop and last[rows.stop - 1] > columns.start:
                 scores[_is_positive(first[rows], last[rows], columns)] = -np.inf
-            ahead[rows] += np.count_nonzero(scores >= least[rows, None], axis=1)
+            ahead[rows] += np.count_nonzero(np.greater_equal(scores, least[rows, None], out=is_ahead), axis=1)
     ranks = np.empty_like(ahead)
     ranks[query_order] = ahead + 1
     return ranks
@@ -154,30 +160,35 @@ def nearest(query_embeds: np.ndarray, gallery_embeds: np.ndarray) -> np.ndarray:
 
 
 class _Rows:
-    """Embeddings (N, D) in a given order (N,) and dtype, of which only the rows asked for are in memory."""
+    """Embeddings (N, D) in a given order (N,) and dtype, of which only `most` rows are copied, until the next are."""
 
-    def __init__(self, embeds: np.ndarray, order: np.ndarray, dtype: np.dtype):
-        self.embeds, self.order, self.dtype = embeds, order, dtype
+    def __init__(self, embeds: np.ndarray, order: np.ndarray, dtype: np.dtype, most: int):
+        self._embeds, self._order = embeds, order
+        self._buffer = np.empty((min(most, len(order)), embeds.shape[1]), dtype)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return self.embeds[self.order[rows]].astype(self.dtype, copy=False)
+        copied = self._buffer[: rows.stop - rows.start]
+        if self._embeds.dtype == copied.dtype:
+            return np.take(self._embeds, self._order[rows], axis=0, out=copied, mode="clip")  # "raise" would copy twice
+        copied[...] = self._embeds[self._order[rows]]
+        return copied
 
 
 def _least_tied_scores(
-    queries: _Rows, gallery: _Rows, first: np.ndarray, last: np.ndarray, margin: float
+    queries: _Rows, gallery: _Rows, first: np.ndarray, last: np.ndarray, margin: float, dtype: np.dtype
 ) -> np.ndarray:
     """(Q,) the score from which an item ties with each query's best positive: less by `margin` times the query's norm.
 
     The positives are the gallery rows first..last (Q,), both ascending.
     """
-    least = np.full(len(first), -np.inf, dtype=queries.dtype)
+    least = np.full(len(first), -np.inf, dtype=dtype)
     for rows in _iter_slices(0, len(first), _BLOCK_QUERIES_OF_BEST):
         block = queries[rows]
         for columns in _iter_slices(first[rows.start], last[rows.stop - 1], _BLOCK_COLUMNS):
             scores = block @ gallery[columns].T
             scores[~_is_positive(first[rows], last[rows], columns)] = -np.inf
             least[rows] = np.maximum(least[rows], scores.max(axis=1))
-        least[rows] -= (margin * _norms(block)).astype(queries.dtype)
+        least[rows] -= (margin * _norms(block)).astype(dtype)
     return least
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 Item = TypeVar("Item")
+LONGEST_WAIT = timedelta(hours=24)  # while the main process draws, hashes or reports, which others do not
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def join_launch(device: str = "auto") -> tuple[Share, torch.device]:
         is_of_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     else:
         is_of_cpu = torch.device(device).type == "cpu"
-    state = PartialState(cpu=is_of_cpu)
+    state = PartialState(cpu=is_of_cpu, timeout=LONGEST_WAIT)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes != started:
         raise ValueError(

@@ -33,8 +33,9 @@ class TaskInputs:
         embed_split: name of another split -> that split embedded; kept, so that asking twice costs nothing. ValueError
             for a split that the data lacks.
         splits: names of the splits that the data has.
-        tuning_split: the split on which thresholds and hyper-parameters are chosen: "validation", or, where the data
-            has none, "tuning": the tenth of its training images with the smallest hash of patient or image.
+        tuning_split: the split on which thresholds and hyper-parameters are chosen: "validation", or, where some source
+            has none, "tuning", which has a tenth of that source's training images; see `SplitExamples`. `embed_split`
+            raises where the data has neither.
         examples_of: name of another split -> its examples, for tasks that look at its images anew; may be gone through
             again and again.
         seed: of the bootstrap and of everything that is drawn.

@@ -172,10 +172,10 @@ def test_no_threshold_is_chosen_on_images_under_test_or_without_a_split(embed_by
 
 def test_all_images_of_a_patient_are_drawn_together(embed_by_hand):
     embedded, _ = random_split(embed_by_hand, 0)
-    embedded = replace(embedded, image_clusters=np.array([5, 9] * 30))  # two patients, in turn
+    embedded = replace(embedded, image_clusters=np.array([5] * 25 + [9] * 35))  # two patients
     columns = [
-        Column(np.array([0, 2, 58]), lambda weights: weights.max(axis=1) - weights.min(axis=1)),
-        Column(np.array([0, 1]), lambda weights: weights.sum(axis=1)),
+        Column(np.array([0, 3, 24]), lambda weights: weights.max(axis=1) - weights.min(axis=1)),
+        Column(np.array([0, 25]), lambda weights: weights.sum(axis=1)),
         Column(np.array([0]), lambda weights: weights[:, 0]),
     ]
     apart, together, first = resample_columns(columns, embedded, seed=0)
