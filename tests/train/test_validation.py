@@ -95,7 +95,7 @@ def test_a_run_with_validation_takes_the_very_steps_of_one_without(store, proces
     assert all(row["low"] <= row["value"] <= row["high"] and row["n"] > 0 for row in found)
     aurocs = {row["step"]: row["value"] for row in found if row["metric"] == "macro_auroc"}
     best = json.loads((tmp_path / "watched" / "checkpoints" / "best" / "state.json").read_text())
-    assert best["best"] == {"metric": "macro_auroc", "value": max(aurocs.values())}
+    assert best["best"] == {"metric": "macro_auroc", "value": max(aurocs.values()), "split": "validation"}
     assert aurocs[best["step"]] == max(aurocs.values())
 
 
