@@ -26,7 +26,7 @@ from regionmed_clip.eval.tasks.registry import (
 )
 from regionmed_clip.eval.tasks.sharing import ALONE, Share
 from regionmed_clip.eval.tasks.split_embedder import SplitEmbedder
-from regionmed_clip.eval.tasks.task_inputs import TaskInputs
+from regionmed_clip.eval.tasks.task_inputs import Task, TaskInputs
 
 __all__ = [
     "TASKS",
@@ -95,8 +95,9 @@ def run_tasks(
     _check_examples(examples_by_split, context, chosen)
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress, "share": share}
     embedder = SplitEmbedder(model, processor, examples_by_split, readings=[region_reading], cache=cache, **options)
+    measures = {name: find_task(name) for name in chosen}  # before any work: what a task needs may be missing
     inputs = _make_inputs(model, processor, embedder, region_reading, examples_by_split, context, options, is_brief)
-    measured, details = _measure(inputs, chosen)
+    measured, details = _measure(inputs, measures)
     return _outcome(measured, inputs.embedded, model_name, context, details)
 
 
@@ -133,7 +134,7 @@ def run_plain_clip(
     of_regions, winner = choose_better(by_reading, "region_to_text_accuracy") if by_reading else ([], readings[0])
     inputs = _make_inputs(model, processor, embedder, winner, examples_by_split, context, options)
     others = [name for name in chosen if name != "region" and name not in TRAINED_REGION_TASKS]
-    measured, details = _measure(inputs, others)
+    measured, details = _measure(inputs, {name: find_task(name) for name in others})
     if "region" in chosen:
         measured += of_regions
     return _outcome(measured, inputs.embedded, model_name, context, details)
@@ -243,12 +244,12 @@ def _make_inputs(
     )
 
 
-def _measure(inputs: TaskInputs, tasks: Sequence[str]) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
-    """The figures of the tasks, and by task what a report shows beside them."""
+def _measure(inputs: TaskInputs, measures: Mapping[str, Task]) -> tuple[list[Measured], dict[str, dict[str, Any]]]:
+    """The figures of the tasks, given by name, and by task what a report shows beside them."""
     measured: list[Measured] = []
     details: dict[str, dict[str, Any]] = {}
-    for name in tasks:
-        findings = find_task(name)(inputs)
+    for name, measure in measures.items():
+        findings = measure(inputs)
         measured.extend(findings.measured)
         if findings.details:
             details[name] = findings.details
