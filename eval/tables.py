@@ -17,7 +17,7 @@ SKIPPED_TITLES = {  # one line instead of one for each k and direction
 OF_IMAGES = "all regions of an image resampled together; where texts are the queries, texts"
 OF_PATIENTS = (
     "all images of a patient resampled together (an image alone where none is named, texts where they are the queries)"
-    "; Wilson's where hits or misses are few"
+    "; of shares Wilson's, at the effective number of queries"
 )
 
 
@@ -128,8 +128,8 @@ def _notes(results: Sequence[Result]) -> list[str]:
     resampled = OF_PATIENTS if is_of_patients else OF_IMAGES
     notes = ["", f"- Brackets: 95 % bootstrap interval, {resampled}."]
     for r in results:
-        is_overall = r.metric == "region_to_text_accuracy" and r.source is None and r.value is not None
-        if is_overall and "readings" in r.protocol:
+        is_whole = r.source is None and r.stratum is None and r.value is not None
+        if is_whole and r.metric == "region_to_text_accuracy" and "readings" in r.protocol:
             readings = ", ".join(f"{name} {value:.3f}" for name, value in r.protocol["readings"].items())
             notes.append(f"- {r.model} reads regions without training for it; the better counts: {readings}.")
     return notes

@@ -39,7 +39,7 @@ class Evaluated:
 
 
 def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
-    """Figures of the trained models on the recipe's held-out split, on the main process alone."""
+    """The main figures of the trained models on the recipe's held-out split, on the main process alone."""
     recipe, settings = run.command_line.recipe, run.command_line.recipe.evaluation
     examples = keep_examples(run.cache / f"{settings.split}.arrow", recipe.data, settings.split)
     context = RunContext(
@@ -52,6 +52,7 @@ def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
         command=run.command_line.text,
     )
     options = {"tasks": settings.tasks, "batch_size": settings.batch_size, "device": run.accelerator.device}
+    options["is_brief"] = True  # `regionmed-eval` takes its time
     by_split = {settings.split: examples}
     outcome = run_tasks(run.model, run.processor, by_split, model_name="regionmed-clip", context=context, **options)
     results = list(outcome.results)

@@ -114,6 +114,7 @@ def run_plain_clip(
     progress: bool = True,
     share: Share = ALONE,
     cache: EmbeddingCache | None = None,
+    is_brief: bool = False,
 ) -> TaskOutcome:
     """The outcome of a model whose region path is untrained: regions are read without training.
 
@@ -127,12 +128,12 @@ def run_plain_clip(
     options: dict[str, Any] = {"batch_size": batch_size, "device": device, "progress": progress, "share": share}
     embedder = SplitEmbedder(model, processor, examples_by_split, readings=readings, cache=cache, **options)
     by_reading = {
-        name: measure_region(split, seed=context.seed)
+        name: measure_region(split, seed=context.seed, is_brief=is_brief)
         for name, split in embedder.readings_of(context.split).items()
         if len(readings) > 1
     }
     of_regions, winner = choose_better(by_reading, "region_to_text_accuracy") if by_reading else ([], readings[0])
-    inputs = _make_inputs(model, processor, embedder, winner, examples_by_split, context, options)
+    inputs = _make_inputs(model, processor, embedder, winner, examples_by_split, context, options, is_brief)
     others = [name for name in chosen if name != "region" and name not in TRAINED_REGION_TASKS]
     measured, details = _measure(inputs, {name: find_task(name) for name in others})
     if "region" in chosen:
