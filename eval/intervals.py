@@ -155,7 +155,7 @@ def paired_permutation_p(
     sums, _ = _sums_and_counts(first.astype(np.float64) - second.astype(np.float64), clusters)
     sums = sums[sums != 0]  # a cluster on which both are alike stays so
     least = abs(sums.sum()) - 1e-9 * np.abs(sums).sum()  # equal but for rounding is as far
-    if 2.0 ** len(sums) <= num_permutations:
+    if len(sums) <= np.log2(num_permutations):
         signs = 1 - 2 * (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1)  # (2^N, N)
         return float((np.abs(signs @ sums) >= least).mean())
     generator = np.random.default_rng(seed)

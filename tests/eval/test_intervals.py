@@ -191,6 +191,13 @@ def test_regions_of_one_patient_are_swapped_together():
     assert paired_permutation_p(first, second, np.repeat([0, 1, 2], 20)) == 0.25  # 3 votes: 2 of 8 are
 
 
+def test_the_permutation_test_of_thousands_of_patients_draws_its_swaps():
+    first = np.ones(2000)  # more patients than a float has powers of two
+    assert paired_permutation_p(first, np.zeros(2000)) == 1e-4
+    alternating = np.arange(2000) % 2
+    assert paired_permutation_p(alternating, 1 - alternating) == 1.0
+
+
 def test_the_permutation_test_ignores_the_order_of_the_models_and_of_the_queries():
     generator = np.random.default_rng(0)
     first, second, clusters = generator.random(12), generator.random(12), np.arange(12) // 2
