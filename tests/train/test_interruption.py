@@ -130,6 +130,7 @@ def test_interrupted_leaves_with_the_resumable_code_and_no_signal_disturbs_its_w
 
 def test_ctrl_c_stays_a_keyboard_interrupt(start):
     process = start(
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background starts with it ignored
         "asked = Interruption().install()\n"
         "try:\n"
         "    with asked.deferred():\n"
