@@ -109,11 +109,12 @@ def wait_for(process: subprocess.Popen, is_there: Callable[[], bool]) -> None:
 
 
 def kill_once(output_dir: Path, command: Sequence[str], log: Path, moment: str, step: int, draw: random.Random) -> Kill:
-    """Starts or resumes the run and kills it: after `step`, in writing its checkpoint, or before both."""
-    started_at = time.time()
+    """Starts or resumes the run and kills it: after `step`, in writing its checkpoint, or before its first step."""
+    started_at, rows = time.time(), num_rows(output_dir)
     process = start(command, log)
     if moment == "starting":
-        time.sleep(draw.uniform(*START_UP_S))
+        end = started_at + draw.uniform(*START_UP_S)
+        wait_for(process, lambda: time.time() >= end or num_rows(output_dir) > rows)  # it may start faster than that
     elif moment == "writing":
         wait_for(process, lambda: written_since(output_dir, started_at) >= f"step_{step:08d}")
     else:
