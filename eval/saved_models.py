@@ -1,19 +1,21 @@
 """Saved folders as models and processors, by the installed code and none of the folder's own; offline.
 
-A folder holds a RegionMedClipModel, or a checkpoint of others that one can start from (docs/starts.md): a CLIPModel, a
-SiglipModel (SigLIP2 of fixed resolution too), a VisionTextDualEncoderModel, or one in open_clip's format.
+A folder holds a RegionMedClipModel, one with a head that answers questions, or a checkpoint of others that one can
+start from (docs/starts.md): a CLIPModel, a SiglipModel (SigLIP2 of fixed resolution too), a VisionTextDualEncoderModel,
+or one in open_clip's format.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig
 
 from modeling_regionmed_clip.configuration_regionmed_clip import RegionMedClipConfig
-from modeling_regionmed_clip.modeling_regionmed_clip import RegionMedClipModel
+from modeling_regionmed_clip.modeling_regionmed_clip import RegionMedClipForVisualQuestionAnswering, RegionMedClipModel
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
 OWN_KIND = RegionMedClipConfig.model_type
@@ -27,6 +29,8 @@ def load_model(
 ) -> tuple[RegionMedClipModel, RegionMedClipProcessor]:
     """The model in evaluation mode and the processor of a saved folder; no code of the folder is run.
 
+    Of a folder that answers questions it is the encoder; see `load_question_model`.
+
     The region path of a checkpoint of others is new, and the same in every call: it begins near the checkpoint's dense
     features (docs/starts.md) and has learnt nothing.
 
@@ -39,8 +43,37 @@ def load_model(
     kind = kind_of_folder(path)
     if kind != OWN_KIND:
         return _load_foreign(Path(path), device, geometry)
+    return _load_own(RegionMedClipModel, path, device)
+
+
+def load_question_model(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[RegionMedClipForVisualQuestionAnswering, RegionMedClipProcessor]:
+    """The model that answers questions, in evaluation mode, and the processor of its folder; no code of it is run.
+
+    Raises:
+        ValueError: for a folder without an answer head; see `answers_questions`.
+    """
+    if not answers_questions(path):
+        raise ValueError(
+            f"model {str(path)!r} has no answer head; give the folder that train/finetune_vqa.py left in "
+            "OUTPUT_DIR/final, or train one that starts from this model."
+        )
+    return _load_own(RegionMedClipForVisualQuestionAnswering, path, device)
+
+
+def answers_questions(path: str | Path) -> bool:
+    """Whether the folder holds a RegionMedClipForVisualQuestionAnswering; a ValueError where it holds no model."""
+    if kind_of_folder(path) != OWN_KIND:
+        return False
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    return RegionMedClipForVisualQuestionAnswering.__name__ in (config.get("architectures") or [])
+
+
+def _load_own(model_class: type, path: str | Path, device: str | torch.device) -> tuple[Any, RegionMedClipProcessor]:
+    """A model of our own in evaluation mode, and its processor."""
     AutoConfig.register(OWN_KIND, RegionMedClipConfig, exist_ok=True)  # the tokenizer asks for it
-    model = RegionMedClipModel.from_pretrained(path, local_files_only=True).eval().to(device)
+    model = model_class.from_pretrained(path, local_files_only=True).eval().to(device)
     return model, RegionMedClipProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 

@@ -10,11 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.dynamic_module_utils import custom_object_save
+
+from modeling_regionmed_clip.modeling_regionmed_clip import RegionMedClipForVisualQuestionAnswering, RegionMedClipModel
+from modeling_regionmed_clip.question_answering_pipeline import VisualQuestionAnsweringPipeline
 from regionmed_clip.eval.results import Result, write_results
 from regionmed_clip.model_cards.render import check_card, render_card
 from regionmed_clip.processing.corpus.training_images import FACTS_FILE as TRAINING_DATA_FILE
 
-AUTO_CLASSES_OF_MODEL = ("AutoModel", "AutoModelForZeroShotImageClassification")
+AUTO_CLASSES_OF_ENCODER = ("AutoModel", "AutoModelForZeroShotImageClassification")
+AUTO_CLASS_OF_ANSWERS = "AutoModelForVisualQuestionAnswering"
+QUESTION_TASK = "visual-question-answering"
 ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".py", ".md", ".txt", ".jinja", ".model"})
 PATH_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "_commit_hash")  # where libraries leave local paths
 
@@ -31,7 +37,8 @@ def stage_flat_folder(
     """The folder, complete or untouched: it is written beside under a temporary name and then renamed.
 
     It loads with AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor and AutoImageProcessor
-    (`trust_remote_code=True`) in a process that has none of our packages.
+    (`trust_remote_code=True`) in a process that has none of our packages. Of a model that answers questions AutoModel
+    gives the encoder, AutoModelForVisualQuestionAnswering the whole, and pipeline("visual-question-answering") answers.
 
     Args:
         results: shown in the card and saved as results.json.
@@ -68,6 +75,8 @@ def _save(model: Any, processor: Any, folder: Path) -> None:
     """None; writes weights, configs, code, tokenizer and processor, and the image processor alone for old clients."""
     with _auto_classes(model, processor):
         model.save_pretrained(folder)
+        if isinstance(model, RegionMedClipForVisualQuestionAnswering):
+            custom_object_save(VisualQuestionAnsweringPipeline, folder)  # no other file names it
         processor.save_pretrained(folder)
         processor.image_processor.save_pretrained(folder)
 
@@ -75,36 +84,52 @@ def _save(model: Any, processor: Any, folder: Path) -> None:
 @contextmanager
 def _auto_classes(model: Any, processor: Any) -> Iterator[None]:
     """Our classes registered for their Auto classes, so that saving copies their code; undone afterwards."""
+    is_answering = isinstance(model, RegionMedClipForVisualQuestionAnswering)
     names = {
         type(model.config): "AutoConfig",
-        type(model): "AutoModel",
+        type(model): AUTO_CLASS_OF_ANSWERS if is_answering else "AutoModel",
         type(processor): "AutoProcessor",
         type(processor.image_processor): "AutoImageProcessor",
     }
     before = {cls: cls.__dict__.get("_auto_class") for cls in names}
-    had_auto_map, auto_map = hasattr(model.config, "auto_map"), getattr(model.config, "auto_map", None)
+    said = {"auto_map": _auto_map(model)} | ({"custom_pipelines": _custom_pipelines()} if is_answering else {})
+    said_before = {name: getattr(model.config, name) for name in said if hasattr(model.config, name)}
     try:
         for cls, name in names.items():
             cls.register_for_auto_class(name)
-        model.config.auto_map = _auto_map(model)
+        for name, value in said.items():
+            setattr(model.config, name, value)
         yield
     finally:
         for cls, value in before.items():
             cls._auto_class = value
-        if had_auto_map:
-            model.config.auto_map = auto_map
-        else:
-            del model.config.auto_map
+        for name in said:
+            if name in said_before:
+                setattr(model.config, name, said_before[name])
+            else:
+                delattr(model.config, name)
 
 
 def _auto_map(model: Any) -> dict[str, str]:
     """config.json's table from Auto class to our class, by file stem: the files lie flat in the folder."""
-    stem_of = {cls: cls.__module__.rsplit(".", 1)[-1] for cls in (type(model.config), type(model))}
-    model_name = f"{stem_of[type(model)]}.{type(model).__name__}"
+    is_answering = isinstance(model, RegionMedClipForVisualQuestionAnswering)
+    encoder = RegionMedClipModel if is_answering else type(model)
+    answers = {AUTO_CLASS_OF_ANSWERS: _name_in_folder(type(model))} if is_answering else {}
     return {
-        "AutoConfig": f"{stem_of[type(model.config)]}.{type(model.config).__name__}",
-        **dict.fromkeys(AUTO_CLASSES_OF_MODEL, model_name),
+        "AutoConfig": _name_in_folder(type(model.config)),
+        **dict.fromkeys(AUTO_CLASSES_OF_ENCODER, _name_in_folder(encoder)),
+        **answers,
     }
+
+
+def _custom_pipelines() -> dict[str, Any]:
+    """config.json's table of tasks whose pipeline lies in the folder, as `Pipeline.save_pretrained` writes it."""
+    name = _name_in_folder(VisualQuestionAnsweringPipeline)
+    return {QUESTION_TASK: {"impl": name, "pt": [AUTO_CLASS_OF_ANSWERS], "type": "multimodal"}}
+
+
+def _name_in_folder(cls: type) -> str:
+    return f"{cls.__module__.rsplit('.', 1)[-1]}.{cls.__name__}"
 
 
 def _drop_local_paths(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Configuration of RegionMed-CLIP: two towers by their own configs, the ROI processor and the shared space."""
 
 import math
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -18,6 +19,10 @@ ROI_MODES = ("prompter", "roialign", "maskpool")
 PROJECTIONS = ("linear", "identity", "mlp")
 EMBEDDING_NORMS = ("l2", "clip")
 MAX_FREQUENCIES = 20
+MAX_DEFAULT_ANSWER_WIDTH = 768
+CHANNELS_PER_ANSWER_HEAD = 64
+SIZES = ("projection_dim", "roi_num_layers", "roi_num_heads", "roi_num_frequencies", "fusion_num_heads")
+SIZES += ("answer_hidden_size", "answer_num_layers", "answer_num_heads")
 
 DEFAULT_VISION_CONFIG = {"model_type": "clip_vision_model", "patch_size": 16}  # ViT-B/16 at 224 pixels
 DEFAULT_TEXT_CONFIG = {"model_type": "bert"}  # BERT-base
@@ -52,6 +57,11 @@ class RegionMedClipConfig(PreTrainedConfig):
         logit_bias_init_value: what is added to the logits of every contrastive term at first (SigLIP), learnt by terms
             of kind "sigmoid"; None: there is no bias.
         proposal_threshold: least score in [0, 1] at which `propose_regions` proposes a region.
+        answer_hidden_size: width of the answer head of RegionMedClipForVisualQuestionAnswering; None gives
+            projection_dim, but no more than 768.
+        answer_num_layers: its co-attention blocks, at least 1.
+        answer_num_heads: its attention heads; None gives one for about every 64 channels.
+        answer_dropout: its share of dropped channels in training, in [0, 1).
         initializer_range: kept for tools that read it; the projections use 1 / sqrt(fan in).
 
     Raises:
@@ -78,6 +88,10 @@ class RegionMedClipConfig(PreTrainedConfig):
     logit_scale_max: float = 100.0
     logit_bias_init_value: float | None = None
     proposal_threshold: float = 0.4
+    answer_hidden_size: int | None = None
+    answer_num_layers: int = 2
+    answer_num_heads: int | None = None
+    answer_dropout: float = 0.1
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -89,6 +103,10 @@ class RegionMedClipConfig(PreTrainedConfig):
             self.roi_num_heads = max(1, self.vision_config.hidden_size // 64)
         if self.fusion_num_heads is None:
             self.fusion_num_heads = max(1, self.projection_dim // 64)
+        if self.answer_hidden_size is None:
+            self.answer_hidden_size = self._default_answer_width()
+        if self.answer_num_heads is None and isinstance(self.answer_hidden_size, int):
+            self.answer_num_heads = _heads_of(self.answer_hidden_size)
         self._check_choices()
         self._check_sizes()
         self._check_numbers()
@@ -110,7 +128,7 @@ class RegionMedClipConfig(PreTrainedConfig):
                 )
 
     def _check_sizes(self) -> None:
-        for name in ("projection_dim", "roi_num_layers", "roi_num_heads", "roi_num_frequencies", "fusion_num_heads"):
+        for name in SIZES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"RegionMedClipConfig.{name} is {value!r}; it must be a whole number of at least 1.")
@@ -128,6 +146,7 @@ class RegionMedClipConfig(PreTrainedConfig):
         for name, width_name, width in (
             ("roi_num_heads", "vision_config.hidden_size", self.vision_config.hidden_size),
             ("fusion_num_heads", "projection_dim", self.projection_dim),
+            ("answer_num_heads", "answer_hidden_size", self.answer_hidden_size),
         ):
             if width % getattr(self, name):
                 raise ValueError(
@@ -136,6 +155,7 @@ class RegionMedClipConfig(PreTrainedConfig):
 
     def _check_numbers(self) -> None:
         rules = {"logit_scale_init_value": "", "logit_scale_max": " above 0", "proposal_threshold": " in [0, 1]"}
+        rules["answer_dropout"] = " in [0, 1)"
         if self.logit_bias_init_value is not None:
             rules["logit_bias_init_value"] = ""
         for name, rule in rules.items():
@@ -145,8 +165,23 @@ class RegionMedClipConfig(PreTrainedConfig):
                 is_met = is_met and value > 0
             elif name == "proposal_threshold":
                 is_met = is_met and 0 <= value <= 1
+            elif name == "answer_dropout":
+                is_met = is_met and 0 <= value < 1
             if not is_met:
                 raise ValueError(f"RegionMedClipConfig.{name} is {value!r}; it must be a finite number{rule}.")
+
+    def _default_answer_width(self) -> int:
+        return min(self.projection_dim, MAX_DEFAULT_ANSWER_WIDTH)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The dict that config.json holds; an encoder's has no field of the answer head that is as by default."""
+        fields = super().to_diff_dict()
+        if any("QuestionAnswering" in name for name in self.architectures or []):
+            return fields
+        defaults = {name: getattr(type(self), name) for name in ("answer_num_layers", "answer_dropout")}
+        defaults["answer_hidden_size"] = self._default_answer_width()
+        defaults["answer_num_heads"] = _heads_of(self.answer_hidden_size)
+        return {name: value for name, value in fields.items() if name not in defaults or value != defaults[name]}
 
     @property
     def grid_size(self) -> int:
@@ -162,6 +197,12 @@ class RegionMedClipConfig(PreTrainedConfig):
     def pooled_text_width(self) -> int:
         """Width of the pooled text state that the text projection takes."""
         return pooled_text_width(self.text_config, self.text_pooling)
+
+
+def _heads_of(width: int) -> int:
+    """How many attention heads a width is split into by default: the most of `CHANNELS_PER_ANSWER_HEAD` that fit."""
+    most = max(1, width // CHANNELS_PER_ANSWER_HEAD)
+    return next(number for number in range(most, 0, -1) if width % number == 0)
 
 
 __all__ = ["RegionMedClipConfig"]

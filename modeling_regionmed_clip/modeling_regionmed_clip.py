@@ -4,63 +4,33 @@ Letters, the same in every comment: B images, R regions, T image-level texts, U 
 P = h x w patches in row-major order, C width of the vision tower, D width of the shared space.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .answer_head import AnswerHead
 from .clip_checkpoints import CheckpointStarts
 from .configuration_regionmed_clip import RegionMedClipConfig
 from .loss_regionmed_clip import LOSS_TENSORS, PROPOSAL_INPUTS, LossTerm, batch_terms, loss_inputs
-from .outputs_regionmed_clip import PhraseGrounding, RegionMedClipOutput, with_pooler_output
+from .outputs_regionmed_clip import (
+    PhraseGrounding,
+    RegionMedClipOutput,
+    RegionMedClipQuestionAnsweringOutput,
+    with_pooler_output,
+)
+from .pretrained_regionmed_clip import RegionMedClipPreTrainedModel
+from .question_answering import AnswerRanking, QuestionAnswering
 from .region_pooling import patch_boxes, refuse_regions_without_boxes, settle_regions
-from .region_proposals import PRIOR_SCORE, ProposalHead, RegionProposals, ScoreLinear, select_proposals
+from .region_proposals import ProposalHead, RegionProposals, select_proposals
 from .roi_processor import RegionFusion, RoiProcessor
-from .shared_space import Temperatures, add_logits, build_projection, unit_length
+from .shared_space import Temperatures, add_logits, build_projection, unit, unit_length
 from .towers import build_tower, grid_of, pool_text, read_patches, run_text_tower, run_vision_tower
 
 PROPOSALS_PER_IMAGE = 16
 
 
-class RegionMedClipPreTrainedModel(PreTrainedModel):
-    config_class = RegionMedClipConfig
-    base_model_prefix = "regionmed_clip"
-    main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["PrompterBlock", "RegionFusion"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """False: `_init_weights` writes through `transformers.initialization` alone and so never over loaded weights.
-
-        For code it does not trust in that, the library skips modules without parameters of their own; a tower's
-        attention and MLP layers, when missing from a checkpoint, would keep the spread of any other linear layer.
-        """
-        return False
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, mean=0.0, std=module.in_features**-0.5)
-            if isinstance(module, ScoreLinear):
-                init.constant_(module.bias, math.log(PRIOR_SCORE / (1 - PRIOR_SCORE)))
-        elif isinstance(module, Temperatures):
-            module.init_weights()
-        elif isinstance(module, RegionFusion):
-            init.zeros_(module.alpha)
-
-
-class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
+class RegionMedClipModel(CheckpointStarts, AnswerRanking, RegionMedClipPreTrainedModel):
     """Dual encoder with a region path; see `RegionMedClipConfig` for its parts and DESIGN for the tensor contract.
 
     With no region given the global embedding is the plain encoder's: the ROI processor is not even run (in training
@@ -68,6 +38,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
     """
 
     main_input_name = "input_ids"  # the first argument of `forward`, as tools of the library expect
+    _keys_to_ignore_on_load_unexpected = [r"^answer_head\."]  # of a folder that answers questions
 
     def __init__(self, config: RegionMedClipConfig):
         super().__init__(config)
@@ -148,13 +119,13 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         patches, pooled, outputs = self.encode_patches(pixel_values, **kwargs)
         image = self.visual_projection(pooled)
         if regions == "proposed":
-            found = self._propose(patches, self._grid_of(pixel_values), PROPOSALS_PER_IMAGE, None)
+            found = self.propose_from_patches(patches, self._grid_of(pixel_values), PROPOSALS_PER_IMAGE, None)
             region_boxes, region_mask = found.region_boxes, found.region_mask
         if region_boxes is not None:
-            embedded, region_mask = self._embed_regions(
+            embedded, region_mask = self.embed_regions(
                 patches, self._grid_of(pixel_values), region_boxes, region_mask, region_coverage
             )
-            image = self.region_fusion(unit_length(image, self.config.embedding_norm), _unit(embedded), region_mask)
+            image = self.region_fusion(unit_length(image, self.config.embedding_norm), unit(embedded), region_mask)
         return with_pooler_output(outputs, image)
 
     @can_return_tuple
@@ -175,7 +146,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             region_coverage: (B, R, h, w) float32 share of each patch that the region covers; None: from the boxes.
         """
         patches, _, outputs = self.encode_patches(pixel_values, **kwargs)
-        regions, _ = self._embed_regions(
+        regions, _ = self.embed_regions(
             patches, self._grid_of(pixel_values), region_boxes, region_mask, region_coverage
         )
         return with_pooler_output(outputs, regions)
@@ -197,9 +168,12 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             threshold: least score in [0, 1]; None takes `config.proposal_threshold`.
         """
         patches, _, _ = self.encode_patches(pixel_values, **kwargs)
-        return self._propose(patches, self._grid_of(pixel_values), top_k, threshold)
+        return self.propose_from_patches(patches, self._grid_of(pixel_values), top_k, threshold)
 
-    def _propose(self, patches: Tensor, grid: tuple[int, int], top_k: int, threshold: float | None) -> RegionProposals:
+    def propose_from_patches(
+        self, patches: Tensor, grid: tuple[int, int], top_k: int = PROPOSALS_PER_IMAGE, threshold: float | None = None
+    ) -> RegionProposals:
+        """`propose_regions` of images whose patches (B, P, C) are there already."""
         threshold = self.config.proposal_threshold if threshold is None else threshold
         return select_proposals(*self.proposal_head(patches, grid), top_k, threshold)
 
@@ -219,21 +193,21 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             top_k, threshold: see `propose_regions`.
         """
         phrases = self.get_text_features(input_ids, attention_mask, return_dict=True).pooler_output
-        phrases = _unit(phrases)  # (T, D)
+        phrases = unit(phrases)  # (T, D)
         patches, _, _ = self.encode_patches(pixel_values)
         grid = self._grid_of(pixel_values)
-        dense = _unit(self.roi_processor.embed_patches(patches, grid))  # (B, P, D)
-        found = self._propose(patches, grid, top_k, threshold)
-        regions, _ = self._embed_regions(patches, grid, found.region_boxes, found.region_mask, None)
+        dense = unit(self.roi_processor.embed_patches(patches, grid))  # (B, P, D)
+        found = self.propose_from_patches(patches, grid, top_k, threshold)
+        regions, _ = self.embed_regions(patches, grid, found.region_boxes, found.region_mask, None)
         return PhraseGrounding(
             heat=(dense @ phrases.t()).transpose(1, 2).unflatten(-1, grid),
             region_boxes=found.region_boxes,
             region_mask=found.region_mask,
             region_scores=found.scores,
-            phrase_similarity=_unit(regions) @ phrases.t(),
+            phrase_similarity=unit(regions) @ phrases.t(),
         )
 
-    def _embed_regions(
+    def embed_regions(
         self,
         patches: Tensor,
         grid: tuple[int, int],
@@ -293,7 +267,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
             output.text_embeds = unit_length(output.text_model_output.pooler_output, self.config.embedding_norm)
         if region_input_ids is not None:
             region_texts = self.get_text_features(region_input_ids, region_attention_mask, **kwargs)
-            output.region_text_embeds = _unit(region_texts.pooler_output)
+            output.region_text_embeds = unit(region_texts.pooler_output)
         if pixel_values is not None:
             region_mask = self._embed_images(output, pixel_values, region_boxes, region_mask, region_coverage, **kwargs)
             add_logits(output, self.temperatures)
@@ -316,7 +290,7 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         grid, tower_output = self._grid_of(pixel_values), output.vision_model_output
         patches, _ = read_patches(self.vision_model, tower_output, grid, self.config.image_pooling)
         nowhere = patches.new_zeros(patches.shape[0], 1, 4)
-        regions, mask = self._embed_regions(patches, grid, nowhere, nowhere[..., 0].bool(), None)
+        regions, mask = self.embed_regions(patches, grid, nowhere, nowhere[..., 0].bool(), None)
         fused = self.region_fusion(output.image_embeds, regions, mask) - output.image_embeds
         rest = output.proposal_logits, output.proposal_boxes
         return regions.sum() + fused.sum() + sum(0.0 * value.sum() for value in rest)
@@ -339,9 +313,9 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         output.proposal_logits, output.proposal_boxes = self.proposal_head(patches, grid)
         if region_boxes is None:
             return None
-        regions, region_mask = self._embed_regions(patches, grid, region_boxes, region_mask, region_coverage)
-        output.region_embeds = _unit(regions)
-        output.fused_image_embeds = _unit(self.region_fusion(output.image_embeds, output.region_embeds, region_mask))
+        regions, region_mask = self.embed_regions(patches, grid, region_boxes, region_mask, region_coverage)
+        output.region_embeds = unit(regions)
+        output.fused_image_embeds = unit(self.region_fusion(output.image_embeds, output.region_embeds, region_mask))
         return region_mask
 
     def proposal_inputs(
@@ -371,9 +345,26 @@ class RegionMedClipModel(CheckpointStarts, RegionMedClipPreTrainedModel):
         return batch_terms(batch, self.temperatures, self.temperatures.bias, names, kinds, similarity_filter)
 
 
-def _unit(embeddings: Tensor) -> Tensor:
-    """Embeddings of unit length along the last axis; a zero row stays exactly zero, in float16 too."""
-    return nn.functional.normalize(embeddings, dim=-1, eps=max(1e-12, torch.finfo(embeddings.dtype).tiny))
+class RegionMedClipForVisualQuestionAnswering(QuestionAnswering, RegionMedClipPreTrainedModel):
+    """The encoder with a head that answers questions about an image and its regions; see `QuestionAnswering`.
+
+    The answers are `config.id2label`. `from_pretrained` takes the folder of an encoder too: its head is then new.
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: RegionMedClipConfig):
+        super().__init__(config)
+        self.regionmed_clip = RegionMedClipModel(config)
+        self.answer_head = AnswerHead(config)
+        self.post_init()
 
 
-__all__ = ["RegionMedClipConfig", "RegionMedClipModel", "RegionMedClipOutput", "RegionMedClipPreTrainedModel"]
+__all__ = [
+    "RegionMedClipConfig",
+    "RegionMedClipForVisualQuestionAnswering",
+    "RegionMedClipModel",
+    "RegionMedClipOutput",
+    "RegionMedClipPreTrainedModel",
+    "RegionMedClipQuestionAnsweringOutput",
+]

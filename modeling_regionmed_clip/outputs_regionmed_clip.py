@@ -64,6 +64,31 @@ class PhraseGrounding(ModelOutput):
     phrase_similarity: Tensor | None = None
 
 
+@dataclass
+class RegionMedClipQuestionAnsweringOutput(ModelOutput):
+    """What RegionMedClipForVisualQuestionAnswering gives for Q questions and A answers.
+
+    Args:
+        loss: () float; with `labels`.
+        logits: (Q, A) float; an answer's score is their sigmoid.
+        region_attention: (Q, R) float32; where the answer was read, over the question's real regions: it sums to 1, or
+            is 0 where the question has none. None: no regions were given or proposed.
+        patch_attention: (Q, h, w) float32; the same over the patches. None: no image.
+        region_boxes, region_mask: (Q, R, 4) float32, (Q, R) bool; the regions that were used.
+        vision_model_output, text_model_output: what the towers gave for B images and Q questions; `pooler_output` is
+            the projected embedding.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    region_attention: Tensor | None = None
+    patch_attention: Tensor | None = None
+    region_boxes: Tensor | None = None
+    region_mask: Tensor | None = None
+    vision_model_output: ModelOutput | None = None
+    text_model_output: ModelOutput | None = None
+
+
 def with_pooler_output(outputs: ModelOutput, pooler_output: Tensor) -> BaseModelOutputWithPooling:
     """What a tower gave, with another pooled output in its place; hidden states and attentions where it gave them."""
     return BaseModelOutputWithPooling(

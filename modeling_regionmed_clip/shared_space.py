@@ -95,3 +95,8 @@ def unit_length(embeddings: Tensor, formula: str) -> Tensor:
     if formula == "clip":
         return embeddings / embeddings.pow(2).sum(dim=-1, keepdim=True).pow(0.5)
     return embeddings / embeddings.norm(dim=-1, keepdim=True)
+
+
+def unit(embeddings: Tensor) -> Tensor:
+    """Embeddings of unit length along the last axis; a zero row stays exactly zero, in float16 too."""
+    return nn.functional.normalize(embeddings, dim=-1, eps=max(1e-12, torch.finfo(embeddings.dtype).tiny))

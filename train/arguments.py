@@ -176,6 +176,13 @@ def plain_clip_recipe(recipe: Recipe) -> Recipe:
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The checked recipe of a YAML file with `key=value` overrides applied; dots reach inner keys and stage names."""
     path = Path(path)
+    recipe = build_dataclass(Recipe, read_recipe_values(path, overrides), str(path))
+    recipe.check()
+    return recipe
+
+
+def read_recipe_values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain values of a recipe's YAML file with the overrides applied; `name` is the file's where it has none."""
     if not path.is_file():
         known = ", ".join(sorted(file.name for file in RECIPES_FOLDER.glob("*.yaml")))
         raise ValueError(
@@ -187,9 +194,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply_override(values, override)
     values.setdefault("name", path.stem)
-    recipe = build_dataclass(Recipe, values, str(path))
-    recipe.check()
-    return recipe
+    return values
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

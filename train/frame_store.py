@@ -7,7 +7,7 @@ grow with the corpus. It is private to a run (OUTPUT_DIR/cache) and rebuilt wher
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,12 +165,28 @@ def example_from_sample(sample: StoredSample) -> dict[str, Any]:
     return {"image": Image.fromarray(sample.frame.transpose(1, 2, 0)), "source": sample.source, "regions": regions}
 
 
+@dataclass(frozen=True)
+class StoreRows:
+    """What a store keeps of an example: its columns, and the function of a module that makes a row of them."""
+
+    features: Features
+    prepare: Callable[[dict[str, Any], RegionMedClipImageProcessor], dict[str, Any]]
+
+
 def prepare_split(
-    folder: Path, data: str, split: str, image_processor: RegionMedClipImageProcessor, num_workers: int
+    folder: Path,
+    data: str,
+    split: str,
+    image_processor: RegionMedClipImageProcessor,
+    num_workers: int,
+    rows: StoreRows | None = None,
 ) -> None:
     """Writes the missing parts of the store of `split` to `folder`, one file per shard, in parallel processes.
 
     The files are the same for any number of workers. A part is written under a temporary name and renamed when whole.
+
+    Args:
+        rows: what is kept of an example; None: what pretraining reads.
     """
     folder.mkdir(parents=True, exist_ok=True)
     spec = parse_data_spec(data)
@@ -189,7 +205,7 @@ def prepare_split(
     spawning = multiprocessing.get_context("spawn")
     with progress, ProcessPoolExecutor(num_workers, mp_context=spawning, initializer=shield_worker) as pool:
         jobs = [
-            pool.submit(write_part, _part_path(folder, part, num_parts), data, split, part, num_parts, settings)
+            pool.submit(write_part, _part_path(folder, part, num_parts), data, split, part, num_parts, settings, rows)
             for part in missing
         ]
         try:
@@ -204,15 +220,18 @@ def _part_path(folder: Path, part: int, num_parts: int) -> Path:
     return folder / f"part-{part:05d}-of-{num_parts:05d}.arrow"
 
 
-def write_part(path: Path, data: str, split: str, part: int, num_parts: int, image_settings: dict) -> int:
-    """Number of images of shard `part` after writing them to `path`."""
+def write_part(
+    path: Path, data: str, split: str, part: int, num_parts: int, image_settings: dict, rows: StoreRows | None = None
+) -> int:
+    """Number of images of shard `part` after writing them to `path`; `rows` as in `prepare_split`."""
+    rows = StoreRows(STORE_FEATURES, _prepare_example) if rows is None else rows
     image_processor = RegionMedClipImageProcessor.from_dict(image_settings)
     examples = stream_examples(parse_data_spec(data), split).shard(num_shards=num_parts, index=part)
     temporary = path.with_suffix(".partial")
     num_written = 0
-    with ArrowWriter(features=STORE_FEATURES, path=str(temporary)) as writer:
+    with ArrowWriter(features=rows.features, path=str(temporary)) as writer:
         for example in examples:
-            writer.write(_prepare_example(example, image_processor))
+            writer.write(rows.prepare(example, image_processor))
             num_written += 1
         writer.finalize()
     temporary.rename(path)

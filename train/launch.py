@@ -45,6 +45,16 @@ def settle_network() -> None:
 
 def check_processes(recipe: Recipe, num_processes: int, environment: Mapping[str, str] = os.environ) -> None:
     """Raises a ValueError if another number of processes started than the recipe or the launcher was asked for."""
+    check_number_of_processes(recipe.name, recipe.num_processes, num_processes, environment)
+    for stage in recipe.settled().stages:
+        where = f"recipe {recipe.name!r}: stage {stage.name!r}"
+        check_sharing(where, stage.global_batch_size, num_processes)
+
+
+def check_number_of_processes(
+    recipe_name: str, asked: int | None, num_processes: int, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Raises a ValueError if another number of processes started than the recipe or the launcher was asked for."""
     is_told_of_others = environment.get("MASTER_ADDR") == "127.0.0.1" and "MASTER_PORT" in environment
     has_launcher_lost_some = num_processes == 1 and is_told_of_others and "WORLD_SIZE" not in environment
     if has_launcher_lost_some or int(environment.get("WORLD_SIZE", num_processes)) != num_processes:
@@ -52,17 +62,20 @@ def check_processes(recipe: Recipe, num_processes: int, environment: Mapping[str
             f"the launcher was asked for several processes, and {num_processes} started alone; on a CPU `accelerate "
             f"launch --cpu --num_processes N` does that without a word. This works: {WORKING_LAUNCH}"
         )
-    if recipe.num_processes is not None and recipe.num_processes != num_processes:
+    if asked is not None and asked != num_processes:
         raise ValueError(
-            f"recipe {recipe.name!r} asks for num_processes={recipe.num_processes}, and {num_processes} started. "
-            f"This works on a CPU, with N = {recipe.num_processes}: {WORKING_LAUNCH}"
+            f"recipe {recipe_name!r} asks for num_processes={asked}, and {num_processes} started. "
+            f"This works on a CPU, with N = {asked}: {WORKING_LAUNCH}"
         )
-    for stage in recipe.settled().stages:
-        if stage.global_batch_size % num_processes:
-            raise ValueError(
-                f"recipe {recipe.name!r}: stage {stage.name!r} has global_batch_size={stage.global_batch_size}, which "
-                f"{num_processes} processes do not divide; change one of them."
-            )
+
+
+def check_sharing(where: str, global_batch_size: int, num_processes: int) -> None:
+    """Raises a ValueError for a global batch that the processes cannot share out evenly."""
+    if global_batch_size % num_processes:
+        raise ValueError(
+            f"{where} has global_batch_size={global_batch_size}, which {num_processes} processes do not divide; "
+            "change one of them."
+        )
 
 
 def check_strategy(accelerator: Accelerator) -> None:

@@ -129,7 +129,7 @@ def pretrain(command_line: CommandLine, interruption: Interruption | None = None
     found = find_checkpoint(output_dir / "checkpoints", identity)
     if accelerator.is_main_process:
         if command_line.resume:
-            _tell_how_it_resumes(output_dir, None if found is None else found[1])
+            tell_how_it_resumes(output_dir, None if found is None else found[1])
         write_whole(output_dir / "recipe.yaml", yaml.safe_dump(command_line.recipe.to_dict(), sort_keys=False))
         prepare_training_data(recipe, cache, image_processor)
         write_training_data(recipe, cache, image_processor, output_dir)
@@ -160,7 +160,7 @@ def pretrain(command_line: CommandLine, interruption: Interruption | None = None
             baseline = train(plain_clip_recipe(recipe), plain_identity, output_dir / BASELINE_FOLDER)
     except Interrupted as interrupted:
         if accelerator.is_main_process:
-            _tell_how_to_go_on(interrupted, resume_command(output_dir, interrupted.command))
+            tell_how_to_go_on(interrupted, output_dir)
         leave(accelerator, RESUMABLE_EXIT_CODE)
     build, is_main = partial(build_model, recipe, processor, start), accelerator.is_main_process
     best = load_best(output_dir, identity, plan_stages(recipe), build) if is_main else None
@@ -181,7 +181,8 @@ def _start_processes(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def _tell_how_it_resumes(output_dir: Path, state: RunState | None) -> None:
+def tell_how_it_resumes(output_dir: Path, state: RunState | None) -> None:
+    """Says after which step the run in `output_dir` goes on, and which libraries have changed since."""
     if state is None:
         sys.stderr.write(f"{output_dir} holds no checkpoint yet: --resume starts the run anew.\n")
         return
@@ -192,7 +193,9 @@ def _tell_how_it_resumes(output_dir: Path, state: RunState | None) -> None:
             sys.stderr.write(f"{library} was {before} and is {now}: the weights may differ in their last bits.\n")
 
 
-def _tell_how_to_go_on(interrupted: Interrupted, command: str) -> None:
+def tell_how_to_go_on(interrupted: Interrupted, output_dir: Path) -> None:
+    """Says that the run in `output_dir` has ended early, and the command that goes on with it."""
+    command = resume_command(output_dir, interrupted.command)
     cause = interrupted.signal_name or "another process was asked to end"
     sys.stderr.write(
         f"{cause}: the run ends after step {interrupted.step}, which is saved, with exit code {RESUMABLE_EXIT_CODE}. "

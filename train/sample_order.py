@@ -15,6 +15,7 @@ DISTILLATION_STREAM = 5
 AUGMENTATION_STREAM = 6
 NEGATIVES_STREAM = 7
 ADAPTER_STREAM = 8
+QUESTION_STREAM = 9
 BLOCKS_OF_WINDOW = 8  # so many blocks of a corpus are shuffled together from the second epoch on
 ROUND_SIZE = 1000  # positions after which the shares of a mixture are exact
 

@@ -80,7 +80,7 @@ def takes_decay(name: str, parameter: nn.Parameter) -> bool:
 
     Biases, norms, gains and temperatures have one axis, and so has an embedding of one token, whatever its shape.
     """
-    if GROUP_OF_PART[name.partition(".")[0]] == "temperatures" or parameter.ndim < 2:
+    if name.partition(".")[0] == "temperatures" or parameter.ndim < 2:
         return False
     return parameter.ndim == 2 or parameter.numel() > parameter.shape[-1]
 

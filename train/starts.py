@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
+from transformers import AutoConfig
 
 from modeling_regionmed_clip import RegionMedClipConfig, RegionMedClipModel
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
@@ -48,7 +49,7 @@ class Start:
 
     def find_base(self, model: RegionMedClipModel) -> Path | None:
         """The start's folder if this model was saved there with the very tower weights that `model` has, else None."""
-        folder = _folder(self.recipe)
+        folder = start_folder(self.recipe)
         if not _is_own(folder):
             return None
         towers = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(TOWER_PARTS)}
@@ -71,9 +72,9 @@ def open_start(recipe: Recipe) -> Start | None:
         )
     if not has_start:
         return None
-    folder = _folder(recipe)
+    folder = start_folder(recipe)
     try:
-        processor = _load_processor(folder)
+        processor = load_processor(folder)
         model = load_start(recipe)
     except (ValueError, OSError) as error:
         raise ValueError(f"recipe {recipe.name!r}: model.start cannot be used: {error}") from error
@@ -97,7 +98,9 @@ def open_start(recipe: Recipe) -> Start | None:
     return Start(recipe, processor, "-".join(digest(part) for part in parts), model.config, model)
 
 
-def _load_processor(folder: Path) -> RegionMedClipProcessor:
+def load_processor(folder: Path) -> RegionMedClipProcessor:
+    """The processor of a folder that a run can start from."""
+    AutoConfig.register(RegionMedClipConfig.model_type, RegionMedClipConfig, exist_ok=True)  # the tokenizer asks for it
     if is_adapter(folder):
         folder = base_of_adapter(folder)
     own = _is_own(folder)
@@ -107,7 +110,7 @@ def _load_processor(folder: Path) -> RegionMedClipProcessor:
 def load_start(recipe: Recipe) -> RegionMedClipModel:
     """The model that the recipe starts from, new parts by its seed."""
     set_seed(recipe.seed)
-    folder = _folder(recipe)
+    folder = start_folder(recipe)
     overrides = {key: value for key, value in recipe.model.items() if key != START}
     if not _is_own(folder) and not is_adapter(folder):
         return RegionMedClipModel.from_clip_pretrained(folder, **overrides)
@@ -121,7 +124,8 @@ def load_start(recipe: Recipe) -> RegionMedClipModel:
     return RegionMedClipModel.from_pretrained(folder, dtype=torch.float32)
 
 
-def _folder(recipe: Recipe) -> Path:
+def start_folder(recipe: Recipe) -> Path:
+    """The folder that `model.start` names; a ValueError where there is none."""
     given = recipe.model[START]
     folder = Path(str(given))
     if not isinstance(given, str) or not folder.is_dir():

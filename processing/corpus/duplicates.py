@@ -50,7 +50,7 @@ def decide(index: ScanIndex, *, drop_near: bool = False) -> Decisions:
         drop_near: drop every image that is near an earlier one, instead of keeping it in the same split.
     """
     is_kept = np.ones(len(index), dtype=bool)
-    groups = _Groups(len(index))
+    groups = Groups(len(index))
     duplicates: list[Duplicate] = []
     for first, second in _exact_pairs(index):
         is_kept[second] = False
@@ -72,7 +72,7 @@ def decide(index: ScanIndex, *, drop_near: bool = False) -> Decisions:
     return Decisions(is_kept, split, duplicates, int(((split != wished) & is_kept).sum()))
 
 
-class _Groups:
+class Groups:
     """Disjoint sets of positions, joined pair by pair: 4 bytes an image."""
 
     def __init__(self, number: int) -> None:

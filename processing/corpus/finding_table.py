@@ -177,7 +177,7 @@ def may_be_one(first: str, second: str) -> bool:
         return True
     unknown = [name for name in (first, second) if name not in _PLACE_OF_FINDING and name not in _KINDS]
     if unknown:
-        return len(unknown) == 1 and not _is_organ(unknown[0])
+        return len(unknown) == 1 and not is_organ(unknown[0])
     return place is not None and place == other
 
 
@@ -254,16 +254,16 @@ def _often_said(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in _RARELY_SAID)
 
 
-def _is_organ(name: str) -> bool:
-    """True for an organ, with its side or without."""
-    return " ".join(word for word in name.split() if word not in ("left", "right")) in _ORGANS
-
-
 def _locate(finding: str, part: str | None) -> tuple[str, int, int] | None:
     """(part of the body, site, group) of a finding, or None."""
     name = canonical_finding(finding)
     place = _PLACE_OF_FINDING.get(name)
     return None if place is None or (name in _SAID_ELSEWHERE_TOO and place[0] != part) else place
+
+
+def is_organ(name: str) -> bool:
+    """True for an organ, with its side or without."""
+    return " ".join(word for word in name.split() if word not in ("left", "right")) in _ORGANS
 
 
 def names_something(finding: str) -> bool:

@@ -62,6 +62,8 @@ _REGION = {
     "key": _INT,
     "mask": {"size": datasets.Sequence(_INT, length=2), "counts": datasets.Sequence(_INT)},  # run lengths; may be None
 }
+_TOPIC_OF_NAME = {"pres": "presence", "abn": "abnormality", "pos": "position", "attrib": "attribute"}
+_TOPIC_OF_NAME["atrib"] = "attribute"  # sic, in VQA-RAD
 _TEXT = {"level": _STRING, "region": _INT, "text": _STRING, "key": _INT, "origin": _STRING}
 _NEGATIVE = {"region": _INT, "text": _STRING, "key": _INT, "changed": _STRING}
 _FEATURES = {
@@ -379,9 +381,11 @@ def _plain_region(box: list[float], label: str) -> dict[str, Any]:
 
 
 def _kind(pair: dict[str, str]) -> str:
-    """The kind of a question: the row's own, else told by the answer."""
+    """The kind of a question: the row's own, else told by the answer; and its topic, as question_rows.py names it."""
     is_closed = pair["a"].strip().lower() in ("yes", "no")
-    return str(pair.get("answer_type") or ("closed" if is_closed else "open")).lower()
+    answer_type = str(pair.get("answer_type") or ("closed" if is_closed else "open")).strip().lower()
+    name = re.search("[a-z]+", str(pair.get("question_type") or "").lower())
+    return f"{answer_type}-{_TOPIC_OF_NAME.get(name.group(), name.group())}" if name else answer_type
 
 
 def _splits_of(path: Path, rows: list[tuple[int, int, str | None, Any]]) -> Iterator[str]:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from regionmed_clip.processing.corpus.records import QARecord
+from regionmed_clip.processing.corpus.sources.question_rows import name_kind
 
 FINDING_OF_LABEL = {  # other labels are taken over in lower case
     "rbc": "red blood cell",
@@ -108,7 +109,10 @@ def normalize_label(label: str) -> str:
 
 
 def read_questions(row: dict[str, Any]) -> tuple[QARecord, ...]:
-    """The question-answer pairs of a row; the kind is the row's answer_type in lower case, else told by the answer."""
+    """The question-answer pairs of a row.
+
+    The kind is the pair's answer_type in lower case, else told by the answer, with its question_type where it has one.
+    """
     pairs = row.get("qa") or []
     if not isinstance(pairs, list):
         raise ValueError(
@@ -121,9 +125,9 @@ def read_questions(row: dict[str, Any]) -> tuple[QARecord, ...]:
                 f"{row['image']}: question {index} is {pair!r}; it must be an object with texts q and a. Correct it."
             )
         told_kind = "closed" if pair["a"].strip().lower() in ("yes", "no") else "open"
-        questions.append(
-            QARecord(pair["q"].strip(), pair["a"].strip(), str(pair.get("answer_type") or told_kind).lower())
-        )
+        answer_type = str(pair.get("answer_type") or told_kind).strip().lower()
+        kind = name_kind(answer_type, pair.get("question_type"))
+        questions.append(QARecord(pair["q"].strip(), pair["a"].strip(), kind))
     return tuple(questions)
 
 

@@ -6,6 +6,7 @@ question about one, is seen again in the test.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ from regionmed_clip.processing.corpus.sources.source_files import load_json
 
 STRICTEST_FIRST = ("test", "validation", "train")
 KINDS = ("open", "closed")
+TOPIC_OF_NAME = {  # VQA-RAD's short names
+    "pres": "presence",
+    "abn": "abnormality",
+    "pos": "position",
+    "attrib": "attribute",
+    "atrib": "attribute",
+}
+_NAME = re.compile(r"[a-z]+")
 
 
 def read_list(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -61,13 +70,23 @@ def questions_of(item: Item) -> tuple[QARecord, ...]:
 
 
 def _parse_question(entry: dict[str, Any]) -> dict[str, str]:
-    """Question, answer and kind ("open", "closed") of an entry; ValueError where one cannot be read."""
+    """Question, answer and kind ("open", "closed-presence") of an entry; ValueError where one cannot be read."""
     question, answer = _text(entry, "question"), _text(entry, "answer")
     told_kind = "closed" if answer.lower() in ("yes", "no") else "open"
     kind = str(entry.get("answer_type") or told_kind).strip().lower()
     if kind not in KINDS:
         raise ValueError(f"answer_type is {entry['answer_type']!r}; it must be OPEN or CLOSED. Correct it.")
-    return {"question": question, "answer": answer, "kind": kind}
+    topic = entry.get("question_type") or entry.get("content_type")  # of VQA-RAD, of SLAKE
+    return {"question": question, "answer": answer, "kind": name_kind(kind, topic)}
+
+
+def name_kind(answer_type: str, topic: Any) -> str:
+    """The kind of a question by its answer type and the source's name for its topic: "closed", "closed-presence".
+
+    Of several topics, "PRES, ATTRIB", the first counts; None and an empty text are none.
+    """
+    name = _NAME.search(str(topic or "").lower())
+    return f"{answer_type}-{TOPIC_OF_NAME.get(name.group(), name.group())}" if name else answer_type
 
 
 def _text(entry: dict[str, Any], name: str) -> str:

@@ -99,12 +99,14 @@ def test_questions_keep_their_kind(tmp_path):
         {"q": "Is it?", "a": "Yes", "answer_type": "CLOSED"},
         {"q": "Where?", "a": "left"},
         {"q": "So?", "a": "No"},
+        {"q": "How?", "a": "well", "answer_type": "OPEN ", "question_type": "ATRIB, PRES"},
     ]
     (record,) = read_all(write_source(tmp_path / "demo", [row(qa=pairs)]))
     assert [(pair.question, pair.answer, pair.kind) for pair in record.qa] == [
         ("Is it?", "Yes", "closed"),
         ("Where?", "left", "open"),
         ("So?", "No", "closed"),
+        ("How?", "well", "open-attribute"),
     ]
 
 

@@ -109,9 +109,9 @@ def test_a_record_states_modality_body_part_split_and_licence(tmp_path):
 @pytest.mark.parametrize(
     ("lang", "questions"),
     [
-        ("en", [QARecord("Is this a CT?", "No", "closed")]),
-        ("zh", [QARecord("这是什么器官", "肺", "open")]),
-        ("all", [QARecord("Is this a CT?", "No", "closed"), QARecord("这是什么器官", "肺", "open")]),
+        ("en", [QARecord("Is this a CT?", "No", "closed-organ")]),
+        ("zh", [QARecord("这是什么器官", "肺", "open-organ")]),
+        ("all", [QARecord("Is this a CT?", "No", "closed-organ"), QARecord("这是什么器官", "肺", "open-organ")]),
     ],
 )
 def test_questions_come_in_the_language_asked_for(tmp_path, lang, questions):
@@ -127,7 +127,7 @@ def test_an_image_of_two_splits_goes_to_the_stricter_with_its_questions_alone(tm
     source = SlakeSource(write_slake(tmp_path, {**SPLITS, "test": [*SPLITS["test"], shared]}))
     record = by_name(source)["xmlab0"]
     assert record.split == "test"
-    assert record.qa == (QARecord("Which organ?", "Lung", "open"),)
+    assert record.qa == (QARecord("Which organ?", "Lung", "open-organ"),)
 
 
 def test_the_hub_name_of_the_validation_file_is_read_too(tmp_path):

@@ -84,11 +84,11 @@ def test_an_image_with_a_test_question_is_test_and_keeps_only_those(tmp_path, wr
     first, second = source.records("test")
     assert train.image_id == "vqa_rad/synpic1.jpg"
     assert train.qa == (
-        QARecord("Is there an infarct?", "Yes", "closed"),
-        QARecord("Which lobe?", "Frontal", "open"),
+        QARecord("Is there an infarct?", "Yes", "closed-presence"),
+        QARecord("Which lobe?", "Frontal", "open-presence"),
     )
-    assert first.qa == (QARecord("How many ribs?", "12", "open"),)
-    assert second.qa == (QARecord("Is the liver seen?", "Yes", "closed"),)
+    assert first.qa == (QARecord("How many ribs?", "12", "open-presence"),)
+    assert second.qa == (QARecord("Is the liver seen?", "Yes", "closed-presence"),)
     assert bad_items(source) == {}
 
 

@@ -1,0 +1,212 @@
+"""`pipeline("visual-question-answering", model=FOLDER, trust_remote_code=True)`: answers from pictures and plain text.
+
+transformers 5 has no task of this name any more; config.json's `custom_pipelines` leads it here.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Pipeline
+from transformers.image_utils import load_image
+
+from .towers import max_text_length
+
+ASK_KEYS = ("image", "question", "boxes")
+WEB_ADDRESSES = ("http://", "https://")
+
+
+class VisualQuestionAnsweringPipeline(Pipeline):
+    """Answers questions about images, and about regions of them if boxes are given.
+
+    The call forms are those of the pipeline of this name in transformers 4: `pipe(image=..., question=...)`, with lists
+    in both places every question asked of every image; `pipe({"image": ..., "question": ...})`; and lists, datasets and
+    generators of such dicts. An image is anything that the processor reads, or a web address.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError(
+                "VisualQuestionAnsweringPipeline got no processor; give processor=RegionMedClipProcessor.from_"
+                "pretrained(FOLDER), or build it by pipeline(model=FOLDER, trust_remote_code=True)."
+            )
+
+    def __call__(self, image: Any = None, question: Any = None, boxes: Any = None, **kwargs: Any) -> Any:
+        """The best answers to each question, highest score first.
+
+        Args:
+            image: one image or a list; or one dict, a list, a dataset or a generator of dicts {"image", "question"}
+                and, if wanted, "boxes".
+            question: one question or a list; every question is asked of every image, the first of all images first.
+            boxes: what is asked about, in original pixels of the image: its boxes (x0, y0, x1, y1); of several images
+                one such list each, [] where an image has none.
+            regions: "proposed" looks for regions by itself; not together with boxes.
+            top_k: how many answers; 5 by default, and no more than the model knows.
+            return_attention: whether to say where the answer was read.
+            batch_size: questions in one forward pass; 1 by default. An image that several of them ask of is seen once.
+            timeout: seconds to wait for an image from the web.
+
+        Returns:
+            for one question a list of {"score", "answer"}, the score in [0, 1]; for several a list of such lists; of a
+            dataset or a generator an iterator of them. With `return_attention` {"answers", "regions"} in the place of
+            each list: "regions" holds, in the order given or proposed, {"attention", "box"}, the attention summing to 1
+            over them and the box {"xmin", "ymin", "xmax", "ymax"} in original pixels.
+
+        Raises:
+            ValueError: for a missing image or question, a question longer than the text tower takes, a box outside its
+                image, boxes both given and to be proposed, an unknown key or `regions`.
+        """
+        holds_asks = isinstance(image, (dict, Iterator)) or (_is_several(image) and question is None)
+        asks, is_single = (image, isinstance(image, dict)) if holds_asks else _pair(image, question, boxes)
+        batch_size = kwargs.pop("batch_size", self._batch_size) or 1
+        answers = self._answer([asks] if is_single else asks, batch_size, kwargs)
+        if is_single:
+            return next(answers)
+        return list(answers) if isinstance(asks, (list, tuple)) else answers
+
+    def _answer(self, asks: Iterable[dict[str, Any]], batch_size: int, settings: dict[str, Any]) -> Iterator[Any]:
+        """What each of the asks is answered, `batch_size` of them at a time."""
+        asks = iter(asks)
+        while chunk := list(islice(asks, batch_size)):
+            yield from super().__call__(tuple(chunk), batch_size=1, **settings)
+
+    def _sanitize_parameters(
+        self,
+        top_k: int | None = None,
+        regions: str | None = None,
+        return_attention: bool | None = None,
+        timeout: float | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if regions not in (None, "proposed"):
+            raise ValueError(f"regions is {regions!r}; it is 'proposed' or left out. To give regions, give boxes.")
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k is {top_k!r}; it must be a whole number of at least 1.")
+        prepare = {"regions": regions, "timeout": timeout, "return_attention": return_attention}
+        show = {"top_k": top_k, "return_attention": return_attention}
+        return tuple(
+            {name: value for name, value in settings.items() if value is not None}
+            for settings in (prepare, {"regions": regions}, show)
+        )
+
+    def preprocess(
+        self,
+        input_: tuple[dict[str, Any], ...],
+        regions: str | None = None,
+        timeout: float | None = None,
+        return_attention: bool = False,
+    ) -> dict[str, Any]:
+        """The tensors of the model for some asks, each image once; with `return_attention` also `geometries`."""
+        for ask in input_:
+            _check_ask(ask, regions)
+        images = [_loaded(ask["image"], timeout) for ask in input_]
+        regions_of_asks = [ask.get("boxes") for ask in input_]
+        given = {} if all(boxes is None for boxes in regions_of_asks) else {"boxes": regions_of_asks}
+        tensors = self._encode([ask["question"] for ask in input_]) | dict(self.processor(images=images, **given))
+        places = [id(ask["image"]) for ask in input_]
+        seen_first = [places.index(place) for place in dict.fromkeys(places)]  # the row where each image comes first
+        row_of = {places[first]: row for row, first in enumerate(seen_first)}
+        tensors["pixel_values"] = tensors["pixel_values"][seen_first].to(self.dtype)
+        tensors["image_index"] = torch.tensor([row_of[place] for place in places])
+        if return_attention:
+            tensors["geometries"] = [geometry for _, geometry in self.processor.image_processor.frame_all(images)]
+        return tensors
+
+    def _encode(self, questions: list[str]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask` (Q, L); a ValueError for a question that the text tower is too short for."""
+        encoded = dict(self.processor(text=questions, truncation=False))
+        limit = max_text_length(self.model.regionmed_clip.text_model)
+        if limit is not None:
+            for question, num_tokens in zip(questions, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
+                if num_tokens > limit:
+                    raise ValueError(
+                        f"the question {question[:60]!r}... has {num_tokens} tokens and the text tower takes {limit}; "
+                        "ask a shorter one, or cut it."
+                    )
+        return encoded
+
+    def _forward(self, input_tensors: dict[str, Any], regions: str | None = None) -> dict[str, Any]:
+        geometries = input_tensors.pop("geometries", None)
+        output = self.model(**input_tensors, regions=regions)
+        names = ("logits", "region_attention", "region_boxes", "region_mask")
+        return {name: output.get(name) for name in names} | {"geometries": geometries}
+
+    def postprocess(self, model_outputs: dict[str, Any], top_k: int = 5, return_attention: bool = False) -> list[Any]:
+        """The answers of some asks, each as `__call__` gives it."""
+        logits = model_outputs["logits"].float()
+        scores, labels = logits.sigmoid().topk(min(top_k, logits.shape[-1]))
+        names = self.model.config.id2label
+        answers = [
+            [{"score": score, "answer": names[label]} for score, label in zip(*row, strict=True)]
+            for row in zip(scores.tolist(), labels.tolist(), strict=True)
+        ]
+        if not return_attention:
+            return answers
+        regions = [self._regions(model_outputs, row) for row in range(len(answers))]
+        return [{"answers": first, "regions": second} for first, second in zip(answers, regions, strict=True)]
+
+    @staticmethod
+    def _regions(outputs: dict[str, Any], row: int) -> list[dict[str, Any]]:
+        """The regions of one ask in original pixels, with the attention that each got."""
+        if outputs["region_mask"] is None:
+            return []
+        mask = outputs["region_mask"][row]
+        boxes = outputs["geometries"][row].frame_fractions_to_boxes(outputs["region_boxes"][row][mask])
+        corners = ("xmin", "ymin", "xmax", "ymax")
+        attention = outputs["region_attention"][row][mask].tolist()
+        return [
+            {"attention": share, "box": dict(zip(corners, box, strict=True))}
+            for share, box in zip(attention, boxes.tolist(), strict=True)
+        ]
+
+
+def _pair(image: Any, question: Any, boxes: Any) -> tuple[Any, bool]:
+    """The asks of a call with named image and question, every question of every image; and whether it is one alone."""
+    is_single = not _is_several(image) and not isinstance(question, list)
+    images = image if _is_several(image) else [image]
+    boxes_of = list(boxes) if boxes is not None and _is_several(image) else [boxes] * len(images)
+    if len(boxes_of) != len(images):
+        raise ValueError(
+            f"boxes has {len(boxes_of)} entries for {len(images)} images; give one list of boxes for each, [] where an "
+            "image has none."
+        )
+    asks = [
+        {"image": one, "question": asked, "boxes": its_boxes}
+        for asked in (question if isinstance(question, list) else [question])
+        for one, its_boxes in zip(images, boxes_of, strict=True)
+    ]
+    return (asks[0], True) if is_single else (asks, False)
+
+
+def _is_several(image: Any) -> bool:
+    """Whether these are several images: a list, a tuple or a dataset such as KeyDataset."""
+    return isinstance(image, (list, tuple, torch.utils.data.Dataset))
+
+
+def _check_ask(ask: Any, regions: str | None) -> None:
+    """None; a ValueError where one ask lacks something or says something unknown."""
+    if not isinstance(ask, dict) or not set(ask) <= set(ASK_KEYS):
+        what = f"has the keys {sorted(ask)}" if isinstance(ask, dict) else f"is a {type(ask).__name__}"
+        raise ValueError(f"what is asked {what}; it must be a dict with an image, a question and, if wanted, boxes.")
+    if ask.get("image") is None:
+        raise ValueError(f"the question {str(ask.get('question'))[:60]!r} has no image; give image=...")
+    if not isinstance(ask.get("question"), str) or not ask["question"].strip():
+        raise ValueError(f"the question of an image is {ask.get('question')!r}; it must be a text that asks something.")
+    if regions is not None and ask.get("boxes") is not None:
+        raise ValueError(f"boxes are given and regions={regions!r} too; give the boxes, or let them be proposed.")
+
+
+def _loaded(image: Any, timeout: float | None) -> Any:
+    """The image, fetched if it is a web address; files are left to the processor, which reads DICOM and NIfTI too."""
+    is_address = isinstance(image, str) and image.startswith(WEB_ADDRESSES)
+    return load_image(image, timeout=timeout) if is_address else image
+
+
+__all__ = ["VisualQuestionAnsweringPipeline"]
