@@ -5,25 +5,32 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from regionmed_clip.eval.baselines.image_text_model import ImageTextModel, load_all
 from regionmed_clip.eval.baselines.model_entries import ModelEntry
 from regionmed_clip.eval.html_report import write_page
-from regionmed_clip.eval.leaks import LeakGuard
 from regionmed_clip.eval.model_report import ModelReport
 from regionmed_clip.eval.report import write_report
 from regionmed_clip.eval.results import Result, describe_hardware, write_results
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.embedding_cache import EmbeddingCache
+from regionmed_clip.eval.tasks.leaks import LeakGuard
 from regionmed_clip.eval.tasks.measured import RunContext
-from regionmed_clip.eval.tasks.registry import READING_TASKS, TRAINED_REGION_TASKS, check_tasks
+from regionmed_clip.eval.tasks.registry import (
+    READING_TASKS,
+    TAUGHT_TASKS,
+    TRAINED_REGION_TASKS,
+    TUNED_TASKS,
+    check_tasks,
+)
 from regionmed_clip.eval.tasks.runner import TaskOutcome, compare_outcomes, run_colour_probe, run_tasks
-from regionmed_clip.eval.tasks.sharing import join_launch
+from regionmed_clip.eval.tasks.sharing import Share, join_launch
 from regionmed_clip.eval.tasks.split_examples import NUM_SMOKE_IMAGES, TRAINING_SPLIT, SplitExamples
 from regionmed_clip.processing.corpus.data_spec import data_revision, parse_data_spec
 
@@ -37,7 +44,8 @@ class Settings:
         data: data specs, each evaluated on its own.
         cache: folder of kept embeddings; None: none are kept.
         device: of torch; "auto": what Accelerate finds.
-        leaks: what happens where a model was trained on what is tested: "refuse" or "mark".
+        leaks: what happens where a model was trained on what is tested, or a threshold chosen on it: "refuse", "mark".
+        training_images: folder of a model -> the list of its training images, where that is not where its run left it.
         is_smoke: take a few images of every split.
         command: for the record.
     """
@@ -53,8 +61,15 @@ class Settings:
     seed: int = 0
     cache: Path | str | None = None
     leaks: str = "refuse"
+    training_images: Mapping[Path, Path] = field(default_factory=dict)
     has_colour_probe: bool = False
     is_smoke: bool = False
+
+    def splits_beside(self, examples: SplitExamples) -> list[str]:
+        """The splits beside the one under test that the tasks choose thresholds on or learn from."""
+        wanted = [examples.tuning_split] if TUNED_TASKS & set(self.tasks) else []
+        wanted += [TRAINING_SPLIT] if TAUGHT_TASKS & set(self.tasks) or self.has_colour_probe else []
+        return [name for name in wanted if name in examples and name != self.split]
 
     def tasks_of(self, entry: ModelEntry) -> tuple[str, ...]:
         """The tasks that tell something of the model, or, of a reading of the first one, something that is new."""
@@ -68,17 +83,24 @@ class Evaluation:
     """Runs what the settings ask for; every process of a launch makes one and calls `run`.
 
     Raises:
-        ValueError: an unknown task, a bad data spec, a batch size below 1.
+        ValueError: an unknown task, a bad data spec or one given twice, a batch size below 1, a negative seed, an
+            output folder that cannot be written to, a device that is not there.
     """
 
     def __init__(self, settings: Settings):
         check_tasks(settings.tasks)
         if settings.batch_size < 1:
             raise ValueError(f"--batch-size is {settings.batch_size}; a pass needs at least 1 image. Give 64.")
+        if settings.seed < 0:
+            raise ValueError(f"--seed is {settings.seed}; a seed is a whole number from 0. Leave it out for 0.")
         for data in settings.data:
             parse_data_spec(data)
+        repeated = sorted({data for data in settings.data if settings.data.count(data) > 1})
+        if repeated:
+            raise ValueError(f"--data names {', '.join(repeated)} twice; each would be measured twice. Name it once.")
+        _check_place(Path(settings.output))
         self.settings = settings
-        self.share, self.device = join_launch(settings.device)
+        self.share, self.device = _join(settings)
         if not (self.share.is_main and sys.stderr.isatty()):
             disable_progress_bar()  # that of loading weights, which our own bars leave to the terminal too
         self.written: list[str] = []
@@ -125,7 +147,7 @@ class Evaluation:
                         model.processor, examples[TRAINING_SPLIT], outcome.embedded, context=probe
                     )
             else:
-                found += compare_outcomes(first, outcome)
+                found += [mark_difference(one, first, outcome) for one in compare_outcomes(first, outcome)]
             self._results += found
             if self.share.is_main:
                 self._write_results()
@@ -134,13 +156,21 @@ class Evaluation:
 
     def _check_leaks(self, examples: SplitExamples) -> dict[str, dict[str, Any]]:
         """By model what protocols say of leaks into the split under test; ValueError where one is refused."""
-        guard = LeakGuard(examples[self.settings.split], self.settings.leaks)
+        settings = self.settings
+        guard = LeakGuard(examples[settings.split], settings.leaks)
+        beside = {name: examples[name] for name in settings.splits_beside(examples)}  # opened by all processes
 
         def check() -> dict[str, dict[str, Any]]:
-            checks = {entry.name: guard.check(entry.name, entry.folder) for entry in self.settings.models}
+            checks = {
+                entry.name: guard.check(entry.name, entry.folder, settings.training_images.get(entry.folder))
+                for entry in settings.models
+            }
             for name, found in checks.items():
                 self._tell(found.line(name))
-            return {name: found.protocol for name, found in checks.items()}
+            of_splits = guard.check_splits(beside)
+            if "split_leaks" in of_splits:
+                self._tell(of_splits["split_leaks"])
+            return {name: {**found.protocol, **of_splits} for name, found in checks.items()}
 
         return self.share.from_main(check)
 
@@ -173,6 +203,38 @@ class Evaluation:
         """None; a line of progress from the main process."""
         if self.share.is_main:
             print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _check_place(output: Path) -> None:
+    """None; ValueError where results could not be written to the folder, before minutes went into them."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output {str(output)!r} cannot be written to ({error}); name another folder.") from error
+
+
+def _join(settings: Settings) -> tuple[Share, torch.device]:
+    """As `join_launch`; ValueError where the device is none, or not there."""
+    try:
+        share, device = join_launch(settings.device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch raises the latter where it was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {settings.device!r} cannot be used: {reason} Give cpu, or leave it out.") from error
+    return share, device
+
+
+def mark_difference(result: Result, first: TaskOutcome, second: TaskOutcome) -> Result:
+    """The difference of two models with what either one's own figures are marked by: leaks, unknown training data."""
+    marks = {}
+    for key in ("leaks", "training_data"):
+        told = {one.model_name: one.context.protocol.get(key) for one in (first, second)}
+        texts = [f"{name}: {text}" for name, text in told.items() if text]
+        if texts and key not in result.protocol:
+            marks[key] = "; ".join(texts)
+    return replace(result, protocol={**result.protocol, **marks}) if marks else result
 
 
 class _Page:

@@ -12,6 +12,7 @@ from regionmed_clip.eval.tables import is_difference, model_names
 MARKS = {  # entries of a protocol that its reader must see before the figures
     "smoke": "a smoke run, whose figures only tell that everything runs: ",
     "leaks": "test data seen in training: ",
+    "split_leaks": "thresholds or probes fitted to test data: ",
     "training_data": "training data ",
 }
 HEADLINES = (

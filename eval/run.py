@@ -11,11 +11,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from regionmed_clip.eval.baselines.model_entries import FORM, parse_entries
+from regionmed_clip.eval.baselines.model_entries import FORM, parse_entries, parse_training_images
 from regionmed_clip.eval.evaluation import Evaluation, Settings
-from regionmed_clip.eval.leaks import MODES
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.embedding_cache import default_cache_folder
+from regionmed_clip.eval.tasks.leaks import MODES
 from regionmed_clip.eval.tasks.region_readings import TRAINING_FREE
 from regionmed_clip.eval.tasks.registry import TASKS
 from regionmed_clip.processing.corpus.data_spec import FORMS
@@ -41,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _settings(options: argparse.Namespace, command: str) -> Settings:
     """The settings that the command line gives."""
     names = TASKS if options.tasks == "all" else tuple(name.strip() for name in options.tasks.split(","))
+    models = tuple(parse_entries(options.model, options.baselines))
     return Settings(
-        models=tuple(parse_entries(options.model, options.baselines)),
+        models=models,
         data=tuple(options.data),
         tasks=names,
         output=options.output,
@@ -52,6 +53,7 @@ def _settings(options: argparse.Namespace, command: str) -> Settings:
         seed=options.seed,
         cache=None if options.no_cache else options.cache,
         leaks=options.leaks,
+        training_images=parse_training_images(options.training_images, models),
         has_colour_probe=options.colour_probe,
         is_smoke=options.smoke,
         command=command,
@@ -88,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=MODES,
         default=MODES[0],
         help="where images or patients under test were trained on: refuse (default), or mark every figure",
+    )
+    add(
+        "--training-images",
+        nargs="+",
+        default=(),
+        metavar="[NAME=]FILE",
+        help="what a model was trained on, for one that has no record of it: the training_images.parquet of a run, or "
+        "a built corpus",
     )
     add("--colour-probe", action="store_true", help="also run the colour-and-size control")
     add("--smoke", action="store_true", help="a few images of every split: does everything run?")

@@ -28,12 +28,17 @@ def format_table(results: Sequence[Result]) -> str:
     Paired differences (`A minus B`) stand in the last columns. Rows: whole split first, then sources and strata.
     Results of several data have a table each.
     """
-    by_data: dict[tuple[str, str | None], list[Result]] = {}
+    by_data: dict[tuple[str, str | None, str | None], list[Result]] = {}
     for result in results:
-        by_data.setdefault((result.data_revision, result.protocol.get("split")), []).append(result)
+        split = result.protocol.get("split"), result.protocol.get("split_sha256")
+        by_data.setdefault((result.data_revision, *split), []).append(result)
     if len(by_data) < 2:
         return _format_one_table(results)
-    parts = [f"## {data}, {split}\n\n{_format_one_table(own)}" for (data, split), own in by_data.items()]
+    named = [(data, split) for data, split, _ in by_data]
+    parts = []
+    for (data, split, sha256), own in by_data.items():
+        images = f" (sha256 {str(sha256)[:12]})" if named.count((data, split)) > 1 else ""  # one seed, two lengths
+        parts.append(f"## {data}, {split}{images}\n\n{_format_one_table(own)}")
     return "\n".join(parts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
+from regionmed_clip.eval.tasks.leaks import check_leaks
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.eval.tasks.runner import (
     Result,
@@ -20,6 +21,7 @@ from regionmed_clip.eval.tasks.runner import (
 )
 from regionmed_clip.eval.tasks.split_examples import write_examples
 from regionmed_clip.processing.corpus.data_spec import data_revision, hash_images, stream_examples
+from regionmed_clip.processing.corpus.fingerprints import part_of_examples
 
 from .pretraining import TrainedRun
 
@@ -39,7 +41,10 @@ class Evaluated:
 
 
 def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
-    """The main figures of the trained models on the recipe's held-out split, on the main process alone."""
+    """The main figures of the trained models on the recipe's held-out split, on the main process alone.
+
+    Images of the split that were trained on refuse nothing here, after a training: every figure is marked.
+    """
     recipe, settings = run.command_line.recipe, run.command_line.recipe.evaluation
     examples = keep_examples(run.cache / f"{settings.split}.arrow", recipe.data, settings.split)
     context = RunContext(
@@ -50,6 +55,7 @@ def evaluate_run(run: TrainedRun, hardware: str) -> Evaluated:
         seed=recipe.seed,
         hardware=hardware,
         command=run.command_line.text,
+        protocol=check_leaks(run.output_dir, part_of_examples(settings.split, examples)).protocol,
     )
     options = {"tasks": settings.tasks, "batch_size": settings.batch_size, "device": run.accelerator.device}
     options["is_brief"] = True  # `regionmed-eval` takes its time

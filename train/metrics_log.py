@@ -17,9 +17,11 @@ class MetricsLog:
     """Appends rows to a JSON Lines file; each row is on disk before the next step begins."""
 
     def __init__(self, path: Path, last_step: int):
-        """Opens `path`, dropping the rows after `last_step` (and a last line cut off by a kill)."""
+        """Opens `path`, dropping the rows after `last_step` (and a last line cut off by a kill); no row, no file."""
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            return
         kept = [row for row in read_metrics(path) if row["step"] <= last_step]
         temporary = path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -27,6 +29,8 @@ class MetricsLog:
 
     def append(self, *rows: Mapping[str, Any]) -> None:
         """Writes the rows."""
+        if not rows:
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 

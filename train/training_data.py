@@ -1,6 +1,6 @@
 """What a run trains on, kept beside it: fingerprints of its training images, and what data they are of.
 
-The evaluation compares test images with them (eval/leaks.py). See processing/corpus/training_images.py for the files.
+The evaluation compares test images with them (eval/tasks/leaks.py); processing/corpus/training_images.py has the files.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ checkpoint of others the whole image, with black bars, where its own processor w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,34 @@ def parse_entries(texts: Sequence[str], baselines: Sequence[str] = ()) -> list[M
             f"model names {repeated} are given twice; name each model: --model first=FOLDER second=FOLDER."
         )
     return entries
+
+
+def parse_training_images(texts: Sequence[str], entries: Sequence[ModelEntry]) -> dict[Path, Path]:
+    """Folder of a model -> the list of its training images, of the texts `[NAME=]FILE`.
+
+    Raises:
+        ValueError: for a name that no model has, a file without a name where there are several models, and a model that
+            is given two.
+    """
+    folders = {entry.name: entry.folder for entry in entries}
+    found: dict[Path, Path] = {}
+    for text in texts:
+        name, equals, place = text.partition("=")
+        if not equals:
+            name, place = entries[0].name, text
+            if len(set(folders.values())) > 1:
+                raise ValueError(f"--training-images {text!r}: of which model? Give NAME={text}, {_one_of(folders)}.")
+        if name not in folders or not place:
+            raise ValueError(f"--training-images {text!r}: the form is [NAME=]FILE, {_one_of(folders)}.")
+        if folders[name] in found:
+            raise ValueError(f"--training-images: the model {name!r} is given two lists; give one.")
+        found[folders[name]] = Path(place)
+    return found
+
+
+def _one_of(names: Iterable[str]) -> str:
+    """The choice of a name in words."""
+    return f"NAME one of {', '.join(names)}"
 
 
 def _parse_entry(text: str) -> ModelEntry:

@@ -50,7 +50,8 @@ def weighted_auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndar
 def average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
     """Mean over the positives of the precision among the items that score at least as much; (N,) scores, (N,) bool.
 
-    The step-wise area under the precision-recall curve, without interpolation. Chance is the share of positives.
+    The step-wise area under the precision-recall curve, without interpolation. Chance is the share of positives, and
+    more where they are few: `ranking.chance_of_precision`.
     """
     if not is_positive.any():
         raise ValueError(f"average precision needs a positive; got none among {len(is_positive)} items.")

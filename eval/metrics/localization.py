@@ -89,7 +89,8 @@ def _grown(is_inside: np.ndarray, tolerance_px: float) -> np.ndarray:
     grown = is_inside.copy()
     height, width = is_inside.shape
     sums = np.concatenate([np.zeros((height, 1), np.int64), np.cumsum(is_inside, axis=1)], axis=1)
-    for dy in range(-int(tolerance_px), int(tolerance_px) + 1):
+    most = min(int(tolerance_px), height - 1)  # rows
+    for dy in range(-most, most + 1):
         reach = int(np.sqrt(tolerance_px**2 - dy**2))
         low = np.clip(np.arange(width) - reach, 0, width)
         high = np.clip(np.arange(width) + reach + 1, 0, width)

@@ -87,6 +87,9 @@ def ranks_of_lists(predictions: Sequence[Any], references: Sequence[Sequence[int
     Args:
         predictions: Q lists of G scores; without references Q ranks, from 1.
         references: per query the gallery rows that are right; None where predictions are ranks.
+
+    Raises:
+        ValueError: a rank below 1, a row that the gallery does not have, or a query without a right one.
     """
     if references is None:
         ranks = np.array(predictions, dtype=np.int64)
@@ -95,7 +98,13 @@ def ranks_of_lists(predictions: Sequence[Any], references: Sequence[Sequence[int
         return ranks
     scores = np.array(predictions, dtype=np.float64)
     is_positive = np.zeros(scores.shape, dtype=bool)
-    for row, positives in zip(is_positive, references, strict=True):
+    for query, (row, positives) in enumerate(zip(is_positive, references, strict=True)):
+        outside = [place for place in positives if not 0 <= place < len(row)]
+        if outside:
+            raise ValueError(
+                f"query {query} names gallery row {outside[0]}; {len(row)} items have the rows 0 to {len(row) - 1}. "
+                "Count rows from 0."
+            )
         row[list(positives)] = True
     return ranks_of_scores(scores, is_positive)
 
@@ -136,8 +145,44 @@ def mean_reciprocal_rank(ranks: np.ndarray) -> float:
     return float(reciprocal_ranks(ranks).mean())
 
 
+def count_positives(query_keys: np.ndarray, gallery_keys: np.ndarray) -> np.ndarray:
+    """(Q,) int64: how many of the gallery (G,) int64 keys are equal to each query's (Q,) key."""
+    ordered = np.sort(gallery_keys)
+    return np.searchsorted(ordered, query_keys, side="right") - np.searchsorted(ordered, query_keys, side="left")
+
+
+def chance_of_hit(num_positives: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
+    """(Q,) float64: probability that k of a gallery drawn at random hold one of its positives; (Q,) int64 each."""
+    missed = np.ones(len(num_positives))
+    for drawn in range(k):
+        rest = np.maximum(gallery - drawn, 1)
+        missed *= np.clip((gallery - num_positives - drawn) / rest, 0.0, 1.0)
+    return 1.0 - missed
+
+
+def chance_of_precision(num_positives: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """(Q,) float64: the mean average precision of galleries in random order; (Q,) int64 each, at least 1 positive.
+
+    Item k of N is one of P positives with probability P / N, and so is an earlier one with (P - 1) / (N - 1). So it is
+    (H_N + (P - 1) / (N - 1) (N - H_N)) / N with the harmonic number H_N: of 1 among 100 that is 0.05, not 0.01.
+    """
+    num_positives, gallery = np.asarray(num_positives, dtype=np.float64), np.asarray(gallery, dtype=np.int64)
+    harmonic = np.cumsum(1 / np.arange(1, gallery.max(initial=1) + 1))[gallery - 1]
+    return (harmonic + (num_positives - 1) / np.maximum(gallery - 1, 1) * (gallery - harmonic)) / gallery
+
+
+def even_products(query_embeds: np.ndarray, gallery_embeds: np.ndarray) -> np.ndarray:
+    """(Q, G) float32 inner products of (Q, D) and (G, D), equal for equal vectors wherever they stand.
+
+    Computed in float64, whose own unequal last bits are rounded away, so that `ranks_of_scores` sees ties.
+    """
+    return (query_embeds.astype(np.float64) @ gallery_embeds.astype(np.float64).T).astype(np.float32)
+
+
 def nearest(query_embeds: np.ndarray, gallery_embeds: np.ndarray) -> np.ndarray:
     """(Q,) int64: the gallery row of the highest inner product for every query; the first of equals.
+
+    To show what a model answers. To count what it has right take `ranks_of_first_positive`, for which a tie is a miss.
 
     Raises:
         ValueError: the gallery is empty, or an embedding is not finite.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from regionmed_clip.eval.studies.measured_runs import OUTCOMES, MeasuredRun, PlannedRun
@@ -36,7 +36,9 @@ class MeasuredArm:
 
     def context(self, hardware: str, command: str) -> RunContext:
         """Where the numbers of the arm come from; one weights revision for each training."""
-        return context_of(self.runs, hardware, command)
+        found = [run.leaks for run in self.runs]  # alike where the trainings differ in nothing but their seed
+        leaks = found[0] if all(one == found[0] for one in found) else {"leaks_per_seed": found}
+        return replace(context_of(self.runs, hardware, command), protocol=leaks)
 
 
 def gather_arms(planned: Sequence[PlannedRun], measured: Sequence[MeasuredRun]) -> list[MeasuredArm]:

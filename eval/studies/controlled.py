@@ -14,11 +14,6 @@ phantoms and on the real sources.
 from __future__ import annotations
 
 import argparse
-import json
-import signal
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.selection import TEMPLATE_NOTE
@@ -28,17 +23,18 @@ from regionmed_clip.eval.studies.orders import global_only
 from regionmed_clip.eval.studies.recipes import override_stages, read_recipe, refuse_stages
 from regionmed_clip.eval.studies.running import Start
 from regionmed_clip.eval.studies.study_command import (
-    LEAN_RUN,
-    add_jobs,
-    conditions_of,
+    ArmPlan,
+    add_smoke,
+    arms_parser,
+    command_of,
     measure_arms,
-    run_command,
-    study_parser,
+    plan_arms,
+    run_as_script,
     write_outputs,
 )
-from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER, Training
+from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER
 
-RECIPE, SMOKE_RECIPE = (TRAIN_FOLDER / "recipes" / name for name in ("quickstart.yaml", "smoke.yaml"))
+RECIPE = TRAIN_FOLDER / "recipes" / "quickstart.yaml"
 FULL, ROIALIGN, PLAIN = "full", "roialign_only", "plain_clip"
 ARMS = (FULL, ROIALIGN, PLAIN)
 PAIRS = ((FULL, PLAIN), (FULL, ROIALIGN))
@@ -64,11 +60,6 @@ DESCRIPTIONS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after a message on what was wrong with the input."""
-    return run_command(build_parser(), run_study, arguments)
-
-
 def run_study(options: argparse.Namespace, command: str, start: Start | None = None) -> list[Result]:
     """The Results of all arms and differences, written to `options.output` with table and picture.
 
@@ -87,35 +78,27 @@ def run_study(options: argparse.Namespace, command: str, start: Start | None = N
 
 def plan(options: argparse.Namespace) -> list[PlannedRun]:
     """The trainings in their order: all arms of a seed before the next seed."""
-    conditions, data = conditions_of(options), [] if options.data is None else [f"data={json.dumps(options.data)}"]
-    arms = {
+    changes = {
         FULL: [],
         ROIALIGN: ["model.roi_mode=roialign"],
         PLAIN: [override_stages(global_only(read_recipe(options.recipe)["stages"]))],
     }
-    planned = []
-    for seed in dict.fromkeys(options.seeds):
-        for arm in dict.fromkeys(options.arms):
-            name = f"{arm}-{seed}"
-            overrides = (*data, *options.overrides, *LEAN_RUN, f"seed={seed}", *arms[arm])
-            training = Training(name, options.output / name, options.recipe, overrides, conditions)
-            planned.append(PlannedRun(arm, seed, training, METRICS, TASKS, is_plain=arm == PLAIN))
-    return planned
+    arms = {
+        arm: ArmPlan(options.recipe, changes[arm], METRICS, TASKS, is_plain=arm == PLAIN)
+        for arm in dict.fromkeys(options.arms)
+    }
+    return plan_arms(options, arms, options.data)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = study_parser("regionmed_clip.eval.studies.controlled", __doc__)
+    parser = arms_parser("regionmed_clip.eval.studies.controlled", __doc__, ARMS, RECIPE)
     parser.add_argument("--data", help="a data spec in the place of the recipe's: jsonl:FOLDER or a built corpus")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s")
-    parser.add_argument(
-        "--smoke", action="store_const", const=SMOKE_RECIPE, dest="recipe", help="the recipe that runs in seconds"
-    )
-    add_jobs(parser)
+    add_smoke(parser)
     return parser
 
 
+main = command_of(build_parser, run_study)
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no training outlives its study
-    sys.exit(main())
+    run_as_script(main)

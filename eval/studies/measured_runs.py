@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from regionmed_clip.eval.saved_models import load_model
 from regionmed_clip.eval.studies.pooling import RunFigure
 from regionmed_clip.eval.studies.splits import read_split
 from regionmed_clip.eval.studies.trainings import Training, write_json
+from regionmed_clip.eval.tasks.leaks import check_leaks
 from regionmed_clip.eval.tasks.measured import Measured, RunContext
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.eval.tasks.runner import run_plain_clip, run_tasks
 from regionmed_clip.processing.corpus.data_spec import hash_images
+from regionmed_clip.processing.corpus.fingerprints import Part, part_of_examples
 
 OUTCOMES = "outcomes.json"
 TASKS = ("retrieval", "zero_shot", "region")
@@ -38,7 +41,10 @@ class MeasuredFigure(RunFigure):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredRun:
-    """Everything measured of one trained model; a file of its own, so that a study goes on where it stopped."""
+    """Everything measured of one trained model; a file of its own, so that a study goes on where it stopped.
+
+    `leaks`: what the protocol of every figure says of test images that were trained on, see `LeakCheck.protocol`.
+    """
 
     arm: str
     seed: int
@@ -49,6 +55,7 @@ class MeasuredRun:
     training: dict[str, Any]
     metrics: list[str]
     figures: list[MeasuredFigure]
+    leaks: dict[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """None; `path` then holds the run, whole or not at all."""
@@ -118,9 +125,16 @@ def measure_run(run: PlannedRun, device: str) -> MeasuredRun:
         training=facts,
         metrics=list(run.metrics),
         figures=[_keep(figure) for figure in outcome.measured if _is_kept(figure, run.metrics)],
+        leaks=check_leaks(folder / "final", _fingerprints(facts["data"], split)).protocol,
     )
     measured.write(path)
     return measured
+
+
+@lru_cache(maxsize=1)
+def _fingerprints(data: str, split: str) -> Part:
+    """Those of the images under test, taken once for all trainings."""
+    return part_of_examples(split, read_split(data, split))
 
 
 def _is_kept(figure: Measured, metrics: Sequence[str]) -> bool:

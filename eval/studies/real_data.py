@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,15 +26,15 @@ from regionmed_clip.eval.studies.real_arms import with_negatives, with_towers, w
 from regionmed_clip.eval.studies.recipes import override_stages, read_recipe, refuse_stages
 from regionmed_clip.eval.studies.running import Start
 from regionmed_clip.eval.studies.study_command import (
-    LEAN_RUN,
-    add_jobs,
-    conditions_of,
+    ArmPlan,
+    arms_parser,
+    command_of,
     measure_arms,
-    run_command,
-    study_parser,
+    plan_arms,
+    run_as_script,
     write_outputs,
 )
-from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER, Training
+from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER
 from regionmed_clip.eval.tasks.revision import weights_revision
 
 RECIPE, FINETUNE_RECIPE = (TRAIN_FOLDER / "recipes" / name for name in ("real_small.yaml", "finetune.yaml"))
@@ -73,11 +70,6 @@ class StartFacts:
         return cls(folder, processor.image_processor.frame_size[0], weights_revision(model))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after a message on what was wrong with the input."""
-    return run_command(build_parser(), run_study, arguments)
-
-
 def run_study(options: argparse.Namespace, command: str, start: Start | None = None) -> list[Result]:
     """The Results of all arms and differences, written to `options.output` with table and picture.
 
@@ -95,17 +87,12 @@ def run_study(options: argparse.Namespace, command: str, start: Start | None = N
 
 def plan(options: argparse.Namespace, start: StartFacts | None) -> list[PlannedRun]:
     """The trainings in their order: all arms of a seed before the next seed."""
-    conditions = conditions_of(options)
-    planned = []
-    arms = {arm: arm_overrides(arm, options, start) for arm in dict.fromkeys(options.arms)}
-    for seed in dict.fromkeys(options.seeds):
-        for arm, (recipe, own) in arms.items():
-            name = f"{arm}-{seed}"
-            started = {"start": start.revision} if arm in (FULL, LORA) else {}
-            overrides = (f"data={json.dumps(options.data)}", *options.overrides, *LEAN_RUN, f"seed={seed}", *own)
-            training = Training(name, options.output / name, recipe, overrides, {**conditions, **started})
-            planned.append(PlannedRun(arm, seed, training, METRICS))
-    return planned
+    arms = {}
+    for arm in dict.fromkeys(options.arms):
+        recipe, own = arm_overrides(arm, options, start)
+        conditions = {"start": start.revision} if arm in (FULL, LORA) and start is not None else {}
+        arms[arm] = ArmPlan(recipe, own, METRICS, conditions=conditions)
+    return plan_arms(options, arms, options.data)
 
 
 def arm_overrides(arm: str, options: argparse.Namespace, start: StartFacts | None) -> tuple[Path, list[str]]:
@@ -148,20 +135,18 @@ def _read_start(options: argparse.Namespace) -> StartFacts | None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = study_parser("regionmed_clip.eval.studies.real_data", __doc__)
+    parser = arms_parser("regionmed_clip.eval.studies.real_data", __doc__, ARMS, RECIPE)
     parser.add_argument("--data", required=True, help="jsonl:FOLDER or a built corpus")
     parser.add_argument("--start", type=Path, metavar="FOLDER", help="the trained model that is fine-tuned: RUN/final")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="default: all")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="from random weights (default: %(default)s)")
     parser.add_argument("--finetune-recipe", type=Path, default=FINETUNE_RECIPE, help="default: %(default)s")
     parser.add_argument("--num-negatives", type=int, default=3, help="hard negatives of a region (default: 3)")
     parser.add_argument(
         "--lora-rate", type=float, default=10.0, help="by LoRA, times a tower's learning rate (default: 10)"
     )
-    add_jobs(parser)
     return parser
 
 
+main = command_of(build_parser, run_study)
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no training outlives its study
-    sys.exit(main())
+    run_as_script(main)

@@ -11,8 +11,6 @@ table.md and accuracies.png.
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -27,7 +25,7 @@ from regionmed_clip.eval.studies.roi_comparison import Arm, compare_arms
 from regionmed_clip.eval.studies.roi_report import draw_comparison, write_table
 from regionmed_clip.eval.studies.running import run_all
 from regionmed_clip.eval.studies.splits import read_split
-from regionmed_clip.eval.studies.study_command import run_command, study_parser
+from regionmed_clip.eval.studies.study_command import add_smoke, command_of, run_as_script, study_parser
 from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER, Training, launch
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.processing.corpus.box_noise import MAX_BOX_NOISE
@@ -37,7 +35,7 @@ CROP = "crop-and-encode"
 MODES = ("prompter", "roialign", "maskpool", CROP)
 REFERENCE = "prompter"
 PICTURE = "accuracies.png"
-RECIPE, SMOKE_RECIPE = (TRAIN_FOLDER / "recipes" / name for name in ("roi_ablation.yaml", "smoke.yaml"))
+RECIPE = TRAIN_FOLDER / "recipes" / "roi_ablation.yaml"
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,6 @@ class PlannedRun:
     seed: int
     train_noise: float
     training: Training
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after a message on what was wrong with the input."""
-    return run_command(build_parser(), run_study, arguments, PICTURE)
 
 
 def run_study(options: argparse.Namespace, command: str, start: Callable[[Training], None] = launch) -> list[Result]:
@@ -135,9 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = study_parser("regionmed_clip.eval.studies.roi_modes", __doc__)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="default: all")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s")
-    parser.add_argument(
-        "--smoke", action="store_const", const=SMOKE_RECIPE, dest="recipe", help="the recipe that runs in seconds"
-    )
+    add_smoke(parser)
     parser.add_argument(
         "--box-noise", type=_share, default=0.2, help="of the noisy boxes: share of a side (default: 0.2)"
     )
@@ -155,6 +146,7 @@ def _share(text: str) -> float:
     return value
 
 
+main = command_of(build_parser, run_study, PICTURE)
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a training never outlives its study
-    sys.exit(main())
+    run_as_script(main)

@@ -12,10 +12,7 @@ results.json, table.md and arms.png. With --jobs 2 two trainings run at a time, 
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.studies.arm_report import list_keys
@@ -24,17 +21,18 @@ from regionmed_clip.eval.studies.orders import ARMS, GLOBAL_ONLY, THREE_STAGES, 
 from regionmed_clip.eval.studies.recipes import override_stages, read_recipe, refuse_stages
 from regionmed_clip.eval.studies.running import Start
 from regionmed_clip.eval.studies.study_command import (
-    LEAN_RUN,
-    add_jobs,
-    conditions_of,
+    ArmPlan,
+    add_smoke,
+    arms_parser,
+    command_of,
     measure_arms,
-    run_command,
-    study_parser,
+    plan_arms,
+    run_as_script,
     write_outputs,
 )
-from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER, Training
+from regionmed_clip.eval.studies.trainings import TRAIN_FOLDER
 
-RECIPE, SMOKE_RECIPE = (TRAIN_FOLDER / "recipes" / name for name in ("training_orders.yaml", "smoke.yaml"))
+RECIPE = TRAIN_FOLDER / "recipes" / "training_orders.yaml"
 METRICS = (
     "image_to_text_recall@1",
     "image_to_text_recall@10",
@@ -43,11 +41,6 @@ METRICS = (
     "macro_auroc",
     "region_to_text_accuracy",
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 after a message on what was wrong with the input."""
-    return run_command(build_parser(), run_study, arguments)
 
 
 def run_study(options: argparse.Namespace, command: str, start: Start | None = None) -> list[Result]:
@@ -67,15 +60,11 @@ def run_study(options: argparse.Namespace, command: str, start: Start | None = N
 
 def plan(options: argparse.Namespace, arms: Mapping[str, Stages]) -> list[PlannedRun]:
     """The trainings in their order: all arms of a seed before the next seed."""
-    conditions = conditions_of(options)
-    planned = []
-    for seed in dict.fromkeys(options.seeds):
-        for arm, stages in arms.items():
-            name = f"{arm}-{seed}"
-            overrides = (*options.overrides, *LEAN_RUN, f"seed={seed}", override_stages(stages))
-            training = Training(name, options.output / name, options.recipe, overrides, conditions)
-            planned.append(PlannedRun(arm, seed, training, METRICS, is_plain=arm == GLOBAL_ONLY))
-    return planned
+    plans = {
+        arm: ArmPlan(options.recipe, [override_stages(stages)], METRICS, is_plain=arm == GLOBAL_ONLY)
+        for arm, stages in arms.items()
+    }
+    return plan_arms(options, plans)
 
 
 def describe_arms(arms: Mapping[str, Stages], same: Mapping[str, str]) -> list[str]:
@@ -96,16 +85,12 @@ def describe_arms(arms: Mapping[str, Stages], same: Mapping[str, str]) -> list[s
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = study_parser("regionmed_clip.eval.studies.training_orders", __doc__)
-    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS), help="default: all")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="default: %(default)s")
-    parser.add_argument(
-        "--smoke", action="store_const", const=SMOKE_RECIPE, dest="recipe", help="the recipe that runs in seconds"
-    )
-    add_jobs(parser)
+    parser = arms_parser("regionmed_clip.eval.studies.training_orders", __doc__, tuple(ARMS), RECIPE)
+    add_smoke(parser)
     return parser
 
 
+main = command_of(build_parser, run_study)
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no training outlives its study
-    sys.exit(main())
+    run_as_script(main)

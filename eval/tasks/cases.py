@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from regionmed_clip.eval.metrics.ranking import TIE_RULE
+from regionmed_clip.eval.metrics.ranking import TIE_RULE, chance_of_hit, chance_of_precision, even_products
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.figures import mean_figure
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata
@@ -112,7 +112,7 @@ def _figures_of(ranked: dict[str, CaseRanks], suffix: str) -> Iterator[tuple[str
         hits = {name: ranks.first_ranks <= k for name, ranks in ranked.items()}
         yield f"case_recall{suffix}@{k}", hits, chance_of_hit(both.num_positives, both.gallery, k)
     precisions = {name: ranks.average_precisions for name, ranks in ranked.items()}
-    yield f"case_mean_average_precision{suffix}", precisions, both.num_positives / both.gallery
+    yield f"case_mean_average_precision{suffix}", precisions, chance_of_precision(both.num_positives, both.gallery)
 
 
 def similar_images(
@@ -152,7 +152,7 @@ def rank_cases(
         is_other = clusters[None, :] != embedded.region_clusters[queries[part]][:, None]  # (q, N)
         is_positive = shows[:, meanings[part]].T & is_other
         has_positive = is_positive.any(axis=1)
-        scores = (embeds[part] @ embedded.image_embeds.T)[has_positive].astype(np.float64)
+        scores = even_products(embeds[part][has_positive], embedded.image_embeds)
         is_positive, is_other = is_positive[has_positive], is_other[has_positive]
         scores[~is_other] = -np.inf
         order = np.lexsort((is_positive, -scores), axis=1)  # best first; of equals negatives first
@@ -167,12 +167,3 @@ def rank_cases(
     joined = [np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (kept, ranks, precisions)]
     counts = [np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (positives, galleries)]
     return CaseRanks(*joined, *counts)
-
-
-def chance_of_hit(num_positives: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
-    """(Q,) float64: probability that k of a gallery drawn at random hold one of its positives; (Q,) int64 each."""
-    missed = np.ones(len(num_positives))
-    for drawn in range(k):
-        rest = np.maximum(gallery - drawn, 1)
-        missed *= np.clip((gallery - num_positives - drawn) / rest, 0.0, 1.0)
-    return 1.0 - missed

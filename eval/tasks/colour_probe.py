@@ -89,6 +89,7 @@ def measure_colour_probe(
         measured.append(region_accuracy_figure(embedded, is_correct, stratum, is_query, seed))
     measured.extend(_label_figures(training, embedded, seed))
     extra = {"features": FEATURES, "train_regions": len(keys), "classes": len(set(keys[keys >= 0].tolist()))}
+    extra["ties"] = "of equal classes the first"
     return [replace(figure, protocol={**figure.protocol, **extra}) for figure in measured]
 
 
@@ -104,7 +105,8 @@ def _label_figures(training: _Training, embedded: EmbeddedSplit, seed: int) -> I
             embedded.region_colour_size[is_query],
             is_balanced=True,
         )
-        yield balanced_accuracy_figure(embedded, predicted, stratum, is_query, seed)
+        is_correct = predicted == embedded.region_findings[is_query]
+        yield balanced_accuracy_figure(embedded, is_correct, stratum, is_query, seed)
 
 
 def fit_and_predict(

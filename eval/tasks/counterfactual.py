@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from regionmed_clip.eval.metrics.ranking import even_products
 from regionmed_clip.eval.tasks.counterfactual_texts import (
     CHANGES,
     TextPairs,
@@ -254,7 +255,7 @@ def counterfactual_hits(
         others = [row_of_text[text] for text in false_texts(region, changed) if text in row_of_text]
         if others:
             rows = [int(embedded.region_text[index]), *others]
-            scores = embedded.region_text_embeds[rows] @ embedded.region_embeds[index]
+            scores = even_products(embedded.region_embeds[[index]], embedded.region_text_embeds[rows])[0]
             queries.append(index)
             hits.append(bool(scores[0] > scores[1:].max()))
             sizes.append(len(scores))

@@ -70,7 +70,8 @@ def embed_readings(
     if not rows.images:
         raise ValueError(NO_EXAMPLES)
     computed = ComputedRows.join(share.join(parts))
-    return rows.finish(computed, embed_texts(model, processor, rows.texts(computed.is_inside), device=device))
+    text_embeds = embed_texts(model, processor, rows.texts(computed.is_inside), device=device, share=share)
+    return rows.finish(computed, text_embeds)
 
 
 NO_EXAMPLES = "the split has no examples; an evaluation needs at least one. Check --data and --split."
@@ -99,21 +100,31 @@ def embed_batch(
 
 
 def embed_texts(
-    model: Any, processor: Any, texts: Sequence[str], *, batch_size: int = 256, device: str | torch.device = "cpu"
+    model: Any,
+    processor: Any,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+    share: Share = ALONE,
 ) -> np.ndarray:
-    """(T, D) float32 unit-length embeddings of `texts`, in order; each distinct text is encoded once."""
+    """(T, D) float32 unit-length embeddings of `texts`, in order; each distinct text is encoded once.
+
+    Args:
+        share: the batches that this process encodes, where all are asked for the same texts; all get the whole.
+    """
     unique = sorted(set(texts), key=lambda text: (len(text), text))  # like lengths together: less padding
-    parts = [np.zeros((0, 0), dtype=np.float32)]
+    if not unique:
+        return np.zeros((0, 0), dtype=np.float32)
+    parts: list[tuple[int, np.ndarray]] = []
     with evaluating(model):
-        for start in range(0, len(unique), batch_size):
+        for number, start in share.own(range(0, len(unique), batch_size)):
             inputs = processor.encode_texts(unique[start : start + batch_size])
             output = model.get_text_features(
                 input_ids=inputs["input_ids"].to(device), attention_mask=inputs["attention_mask"].to(device)
             )
-            parts.append(unit_rows(output.pooler_output))
-    if not unique:
-        return parts[0]
-    embeds = np.concatenate(parts[1:])
+            parts.append((number, unit_rows(output.pooler_output)))
+    embeds = np.concatenate(share.join(parts))
     row_of_text = {text: row for row, text in enumerate(unique)}
     return embeds[[row_of_text[text] for text in texts]]
 

@@ -2,8 +2,8 @@
 
 An entry is a safetensors file of the embeddings of one split under one region reading. Its name is a hash of all that
 they depend on: weights and configuration of the model, image processor and tokenizer, the images, boxes and texts, this
-package's code, kind of device and torch. It tells that again inside, beside a hash of its values; an entry that cannot
-be read, was damaged, or was made of something else counts as absent.
+package's code, kind of device and libraries. It tells that again inside, beside a hash of its values; an entry that
+cannot be read, was damaged, or was made of something else counts as absent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from regionmed_clip.processing.corpus import shown_image
 
 Examples = Iterable[Mapping[str, Any]]
 TRANSIENT_CONFIG = ("_name_or_path", "transformers_version")  # they say where a model came from, not what it does
+LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy")  # that have a part in an embedding
 ARRAYS = ("image_embeds", "region_embeds", "is_inside", "region_colour_size", "text_embeds")
 
 
@@ -118,11 +120,11 @@ def embed_cached(
                 parts.append((number, embed_batch(model, processor, batch, readings=missing, device=device)))
                 bar.update(len(batch) * share.num_processes)
         computed = ComputedRows.join(share.join(parts))
-        text_embeds = embed_texts(model, processor, rows.texts(computed.is_inside), device=device)
+        text_embeds = embed_texts(model, processor, rows.texts(computed.is_inside), device=device, share=share)
         for reading in missing:
             kept[reading] = _as_arrays(computed, reading, text_embeds)
             if share.is_main:
-                cache.store(keys[reading], kept[reading])
+                _try_to_store(cache, keys[reading], kept[reading])
     return {reading: _as_split(rows, reading, kept[reading]) for reading in readings}
 
 
@@ -146,8 +148,21 @@ def describe_model(model: Any, processor: Any, device: str | torch.device) -> di
         "config": _hash(json.dumps(config, sort_keys=True, default=str)),
         "processor": _hash_processor(processor),
         "code": _hash_code(),
-        "torch": f"{torch.__version__} on {torch.device(device).type}",
+        "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+        "device": torch.device(device).type,
     }
+
+
+def _try_to_store(cache: EmbeddingCache, key: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> None:
+    """None; stored, or a warning where the folder cannot be written to: the evaluation itself can go on."""
+    try:
+        cache.store(key, arrays)
+    except (OSError, SafetensorError) as error:
+        warnings.warn(
+            f"{cache.folder}: embeddings cannot be kept ({error}); the next run makes them anew. Give --cache a folder "
+            "that can be written to, or --no-cache.",
+            stacklevel=3,
+        )
 
 
 def _as_arrays(computed: ComputedRows, reading: str, text_embeds: np.ndarray) -> dict[str, np.ndarray]:

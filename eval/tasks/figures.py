@@ -23,7 +23,7 @@ def mean_figure(
     task: str,
     metric: str,
     values: np.ndarray,
-    clusters: np.ndarray,
+    clusters: np.ndarray | None,
     *,
     stratum: Stratum,
     seed: int,
@@ -34,19 +34,17 @@ def mean_figure(
 
     Args:
         values: float, or bool for hits and misses, whose interval is that of a proportion.
-        clusters: (Q,) int64; queries of equal clusters, patients as a rule, are resampled together.
+        clusters: (Q,) int64; queries of equal clusters, patients as a rule, are resampled together. None: each alone.
     """
     ones, outcomes = np.ones(len(values)), values.astype(np.float64)
+    clusters = np.arange(len(values)) if clusters is None else clusters
     figure = ratio_figure(
         task, metric, outcomes, ones, clusters, stratum=stratum, seed=seed, protocol=protocol, nothing=nothing
     )
     if figure.resampled is None:
         return figure
-    if values.dtype == bool:
-        low, high = proportion_interval(outcomes, clusters)
-        stated = {**figure.protocol, "interval": PROPORTION_RULE}
-        figure = replace(figure, low=low, high=high, protocol=stated)
-    return replace(figure, outcomes=outcomes)
+    figure = replace(figure, outcomes=outcomes)
+    return _as_proportion(figure, outcomes, clusters) if values.dtype == bool else figure
 
 
 def ratio_figure(
@@ -116,8 +114,12 @@ def share_figure(
     if figure.resampled is None:
         return figure
     outcomes = np.repeat(np.tile([True, False], len(hits)), np.stack([hits, totals - hits], axis=1).ravel())
-    spread = np.repeat(clusters, totals)
-    low, high = proportion_interval(outcomes, spread)
+    return _as_proportion(figure, outcomes, np.repeat(clusters, totals))
+
+
+def _as_proportion(figure: Measured, outcomes: np.ndarray, clusters: np.ndarray) -> Measured:
+    """The figure, a share of `outcomes` (Q,) 0/1 of clusters (Q,), with the interval of a proportion."""
+    low, high = proportion_interval(outcomes, clusters)
     return replace(figure, low=low, high=high, protocol={**figure.protocol, "interval": PROPORTION_RULE})
 
 

@@ -23,7 +23,7 @@ from regionmed_clip.eval.tasks.grounding_maps import (
     ground_split,
     paths_of,
 )
-from regionmed_clip.eval.tasks.grounding_phrases import ABSENT_RULE, Phrases, list_phrases
+from regionmed_clip.eval.tasks.grounding_phrases import ABSENT_RULE, list_phrases
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata, skipped
 from regionmed_clip.eval.tasks.task_inputs import TaskFindings, TaskInputs
 from regionmed_clip.eval.tasks.tuning import find_tuning, tuned_on
@@ -86,18 +86,12 @@ def choose_settings(inputs: TaskInputs) -> GroundingSettings | str:
     if embedded is None:
         return reason
     num_images = min(embedded.num_images, MAX_TUNING_IMAGES)
-    phrases = _first_images(list_phrases(embedded, seed=inputs.seed), num_images)
+    phrases = list_phrases(embedded, seed=inputs.seed).of_images(range(num_images))
     if not phrases.num_boxes.any():
         return f"no phrases in the split {inputs.tuning_split!r} to choose a threshold on"
     examples = islice(inputs.examples_of(inputs.tuning_split), num_images)
     grounded = ground_split(inputs, embedded, examples, phrases, paths_of(inputs))
     return tune(grounded, tuned_on(inputs, num_images))
-
-
-def _first_images(phrases: Phrases, num_images: int) -> Phrases:
-    """The phrases of the first images."""
-    end = int(np.searchsorted(phrases.images, num_images))
-    return Phrases(phrases.texts[:end], phrases.images[:end], phrases.boxes[:end], phrases.regions[:end])
 
 
 def tune(grounded: GroundedPhrases, chosen_on: dict[str, Any]) -> GroundingSettings:

@@ -92,22 +92,23 @@ def ground_split(
     Args:
         paths: of `paths_of`; boxes are taken by these.
     """
-    table = _Table(phrases, paths)
     row = 0
-    bar = tqdm(desc="ground phrases", unit="img", disable=not inputs.is_shown or None, leave=False)
+    parts: list[tuple[int, _Table]] = []
+    is_hidden = not (inputs.is_shown and inputs.share.is_main) or None
+    bar = tqdm(desc="ground phrases", unit="img", disable=is_hidden, leave=False)
     with evaluating(inputs.model), bar:
-        for batch in batched(examples, inputs.batch_size):
-            rows = range(row, row + len(batch))
-            _check_same(embedded, batch, rows)
-            asked = [place for place, image in enumerate(rows) if len(phrases.texts[phrases.of_image(image)])]
-            _ground_batch(inputs, [batch[place] for place in asked], [row + place for place in asked], table)
+        for number, batch in enumerate(batched(examples, inputs.batch_size)):
+            images = range(row, row + len(batch))
+            _check_same(embedded, batch, images)
+            if inputs.share.is_own(number):
+                parts.append((number, _ground_batch(inputs, batch, phrases.of_images(images), row, paths)))
             row += len(batch)
             bar.update(len(batch))
     if row <= phrases.images.max(initial=-1):
         raise ValueError(
             f"{row} examples, and phrases for {phrases.images.max() + 1}; give the split as it was embedded."
         )
-    return table.finish(embedded)
+    return _join(inputs.share.join(parts), embedded, phrases, paths)
 
 
 def _check_same(embedded: EmbeddedSplit, batch: Sequence[Any], rows: range) -> None:
@@ -120,10 +121,15 @@ def _check_same(embedded: EmbeddedSplit, batch: Sequence[Any], rows: range) -> N
         )
 
 
-def _ground_batch(inputs: TaskInputs, batch: Sequence[Any], images: Sequence[int], table: _Table) -> None:
-    """None; the table then has what the model makes of these images' phrases."""
+def _ground_batch(
+    inputs: TaskInputs, batch: Sequence[Any], phrases: Phrases, first: int, paths: Sequence[BoxPath]
+) -> _Table:
+    """What the model makes of the phrases of these images, which are `first` and those after it in the split."""
+    table = _Table(phrases, paths)
+    images = [image for image in range(first, first + len(batch)) if len(phrases.texts[phrases.of_image(image)])]
+    batch = [batch[image - first] for image in images]
     if not batch:
-        return
+        return table
     image_processor = inputs.processor.image_processor
     prepared = [PreparedExample.read(example, image_processor, False) for example in batch]
     pixels = normalized(image_processor, [one.frame for one in prepared], inputs.device)
@@ -144,6 +150,7 @@ def _ground_batch(inputs: TaskInputs, batch: Sequence[Any], images: Sequence[int
             settings = {"source": source, "threshold": -1.0} | ({"heat_share": share} if source == "heat" else {})
             (boxes,) = inputs.processor.post_process_grounding(answer, [size], **settings)
             table.add_boxes(path, part, boxes)
+    return table
 
 
 def _ground(inputs: TaskInputs, pixels: torch.Tensor, texts: Sequence[str]) -> Any:
@@ -193,7 +200,7 @@ def hottest_points(heat: np.ndarray, geometry: FrameGeometry) -> np.ndarray:
 
 
 class _Table:
-    """Collects what a model makes of phrases."""
+    """Collects what a model makes of the phrases of a batch; rows count from the first of them."""
 
     def __init__(self, phrases: Phrases, paths: Sequence[BoxPath]):
         self.phrases, self.paths = phrases, tuple(paths)
@@ -230,22 +237,24 @@ class _Table:
                 for score, match in zip(scores[is_own], matches, strict=True)
             )
 
-    def finish(self, embedded: EmbeddedSplit) -> GroundedPhrases:
-        """Everything taken in."""
-        found = {}
-        for path, rows in self.boxes.items():
-            columns = np.array(rows, dtype=np.float64).reshape(-1, 3).T
-            found[path] = FoundBoxes(columns[0].astype(np.int64), columns[1], columns[2].astype(bool))
-        return GroundedPhrases(
-            phrases=self.phrases,
-            clusters=embedded.image_clusters[self.phrases.images],
-            peaks=self.peaks,
-            contrasts=self.contrasts,
-            is_hit=self.is_hit,
-            area_shares=self.area_shares,
-            ious=self.ious,
-            found=found,
-        )
+
+def _join(
+    tables: Sequence[_Table], embedded: EmbeddedSplit, phrases: Phrases, paths: Sequence[BoxPath]
+) -> GroundedPhrases:
+    """The tables of all batches of a split, one after the other; `phrases` are those of all."""
+    starts = np.cumsum([0, *(len(table.phrases.texts) for table in tables)])
+    found = {}
+    for path in paths:
+        rows = [
+            (start + row, score, is_match)
+            for start, table in zip(starts.tolist(), tables, strict=False)
+            for row, score, is_match in table.boxes[path]
+        ]
+        columns = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+        found[path] = FoundBoxes(columns[0].astype(np.int64), columns[1], columns[2].astype(bool))
+    names = ("peaks", "contrasts", "is_hit", "area_shares", "ious")
+    columns_of = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+    return GroundedPhrases(phrases, embedded.image_clusters[phrases.images], **columns_of, found=found)
 
 
 def fill_boxes(boxes: np.ndarray, size_hw: tuple[int, int], raster_hw: tuple[int, ...]) -> np.ndarray:

@@ -41,6 +41,11 @@ class Phrases:
         """(Q,) int64: annotated boxes of each phrase; 0: absent."""
         return np.array([len(boxes) for boxes in self.boxes], dtype=np.int64)
 
+    def of_images(self, images: range) -> Phrases:
+        """Those that are asked of a run of images."""
+        start, end = np.searchsorted(self.images, [images.start, images.stop]).tolist()
+        return Phrases(self.texts[start:end], self.images[start:end], self.boxes[start:end], self.regions[start:end])
+
     def of_image(self, image: int) -> slice:
         """The phrases that are asked of an image."""
         start, end = np.searchsorted(self.images, [image, image + 1])

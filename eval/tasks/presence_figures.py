@@ -15,6 +15,7 @@ from regionmed_clip.eval.metrics.classification import (
     weighted_average_precision,
     weighted_f1_at,
 )
+from regionmed_clip.eval.metrics.ranking import chance_of_precision
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, iter_strata, skipped
 from regionmed_clip.eval.tasks.prompting import Prompting
@@ -91,11 +92,11 @@ def plan_macro_auroc(scored: Scored, columns: Sequence[Column], strata: Sequence
 
 
 def plan_macro_ap(scored: Scored, columns: Sequence[Column], strata: Sequence[Stratum]) -> list[Plan]:
-    """`macro_ap` with the suffix of each stratum that has a question; chance is the mean prevalence."""
+    """`macro_ap` with the suffix of each stratum that has a question; chance is that of scores at random."""
     plans = []
     for stratum in strata:
         if chosen := scored.chosen(stratum):
-            chance = float(scored.prevalences(chosen).mean())
+            chance = _chance_of_precision([scored.questions[place].is_shown for place in chosen])
             protocol = {"gallery": len(chosen), **scored.protocol, "chance": chance}
             own = [columns[place] for place in chosen]
             plans.append(Plan(f"macro_ap{scored.suffix}", stratum, own, protocol, is_centred=True))
@@ -123,13 +124,19 @@ def plan_micro(scored: Scored, strata: Sequence[Stratum]) -> list[Plan]:
         }
         rankings = (
             ("micro_auroc", weighted_auroc, 0.5),
-            ("micro_ap", weighted_average_precision, float(is_shown.mean())),
+            ("micro_ap", weighted_average_precision, _chance_of_precision([is_shown])),
         )
         for name, statistic, chance in rankings:
             column = Column(images, partial(statistic, scores, is_shown))
             protocol, is_centred = shared | {"chance": chance}, name == "micro_ap"
             plans.append(Plan(f"{name}{scored.suffix}", stratum, [column], protocol, len(images), is_centred))
     return plans
+
+
+def _chance_of_precision(truths: Sequence[np.ndarray]) -> float:
+    """The mean over questions of the average precision of scores at random; `truths`: of each (n,) bool."""
+    sizes = np.array([(is_shown.sum(), len(is_shown)) for is_shown in truths])
+    return float(chance_of_precision(*sizes.T).mean())
 
 
 def choose_thresholds(scored: Scored) -> list[float | None]:

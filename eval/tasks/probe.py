@@ -54,13 +54,15 @@ def measure(inputs: TaskInputs) -> TaskFindings:
     images = [image_items(split, questions) for split in splits]
     regions = [region_items(split, labels_of) for split in splits]
     regions[0] = thin_items(regions[0], MAX_TAUGHT_REGIONS)
-    return TaskFindings(
-        measured=[
+
+    def fit() -> list[Measured]:
+        return [
             *_measure_presence(inputs, training, tuning),
             *_measure_classes(inputs, IMAGE_PROBE, "image embeddings", *images, NO_CLASSES),
             *_measure_classes(inputs, REGION_PROBE, "region embeddings", *regions, "no source with two findings"),
         ]
-    )
+
+    return TaskFindings(measured=inputs.share.from_main(fit))  # no pass over images: one process is enough
 
 
 def _labels_of(embedded: EmbeddedSplit) -> dict[str, list[str]]:

@@ -57,15 +57,7 @@ class ProposedSplit:
 
 def measure(inputs: TaskInputs) -> TaskFindings:
     """The figures of the split under test; see `measure_proposals`."""
-    proposed = propose_examples(
-        inputs.model,
-        inputs.processor,
-        inputs.examples,
-        batch_size=inputs.batch_size,
-        device=inputs.device,
-        progress=inputs.is_shown,
-        share=inputs.share,
-    )
+    proposed = propose_examples(inputs.model, inputs.processor, inputs.examples, **inputs.pass_options)
     return TaskFindings(measured=measure_proposals(proposed, seed=inputs.seed))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from regionmed_clip.eval.intervals import (
 )
 from regionmed_clip.eval.metrics.boxes import pairwise_iou
 from regionmed_clip.eval.metrics.classification import balanced_accuracy
-from regionmed_clip.eval.metrics.ranking import TIE_RULE, nearest, ranks_of_first_positive
+from regionmed_clip.eval.metrics.ranking import TIE_RULE, count_positives, nearest, ranks_of_first_positive
 from regionmed_clip.eval.tasks.cases import measure_cases
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.figures import mean_figure
@@ -88,19 +89,27 @@ def list_confusions(embedded: EmbeddedSplit) -> dict[str, Any]:
     }
 
 
-def region_text_hits(embedded: EmbeddedSplit, region_embeds: np.ndarray) -> np.ndarray:
-    """(M,) bool: the nearest of all unique region texts bears the region's key."""
-    best = nearest(region_embeds, embedded.region_text_embeds)
-    return embedded.region_text_keys[best] == embedded.region_keys
+def region_text_hits(
+    embedded: EmbeddedSplit, region_embeds: np.ndarray, regions: np.ndarray | None = None
+) -> np.ndarray:
+    """(M,) bool: of all unique region texts one that bears the region's key is nearest; a tie with another is a miss.
+
+    Args:
+        region_embeds: (M, D); or (m, D) of the `regions` (m,) int64 of the split alone, for (m,) hits.
+    """
+    keys = embedded.region_keys if regions is None else embedded.region_keys[regions]
+    return ranks_of_first_positive(region_embeds, embedded.region_text_embeds, keys, embedded.region_text_keys) == 1
 
 
 def region_accuracy_figure(
     embedded: EmbeddedSplit, is_correct: np.ndarray, stratum: Stratum, is_query: np.ndarray, seed: int
 ) -> Measured:
     """`region_to_text_accuracy` of the queries (M,) bool from the outcomes (M,) bool."""
-    protocol = _gallery_protocol(embedded, len(embedded.region_texts))
+    protocol = {**_gallery_protocol(embedded, len(embedded.region_texts)), "ties": TIE_RULE}
     if not is_query.any():
         return skipped("region", "region_to_text_accuracy", "no regions", n=0, stratum=stratum, **protocol)
+    num_right = count_positives(embedded.region_keys[is_query], embedded.region_text_keys)
+    protocol["chance"] = float(num_right.mean() / len(embedded.region_texts))
     return mean_figure(
         "region",
         "region_to_text_accuracy",
@@ -132,13 +141,10 @@ def _text_to_region(embedded: EmbeddedSplit, stratum: Stratum, is_query: np.ndar
         reason = too_few_texts(len(texts))
         names = [f"text_to_region_recall@{k}" for k in KS]
         return [skipped("region", name, reason, n=len(texts), stratum=stratum, **protocol) for name in names]
-    ranks = ranks_of_first_positive(
-        embedded.region_text_embeds[texts],
-        embedded.region_embeds,
-        embedded.region_text_keys[texts],
-        embedded.region_keys,
-    )
-    return recall_figures("region", "text_to_region", ranks, stratum, seed, protocol)
+    keys = embedded.region_text_keys[texts], embedded.region_keys
+    ranks = ranks_of_first_positive(embedded.region_text_embeds[texts], embedded.region_embeds, *keys)
+    common = {"stratum": stratum, "seed": seed, "protocol": protocol}
+    return recall_figures("region", "text_to_region", ranks, count_positives(*keys), clusters=None, **common)
 
 
 def iter_label_questions(embedded: EmbeddedSplit) -> Iterator[tuple[Stratum, np.ndarray, list[str]]]:
@@ -153,7 +159,8 @@ def iter_label_questions(embedded: EmbeddedSplit) -> Iterator[tuple[Stratum, np.
 def _balanced_accuracies(embedded: EmbeddedSplit, seed: int) -> Iterator[Measured]:
     """`region_balanced_accuracy` by finding for every source with at least two findings among its regions.
 
-    The answer is the nearest finding; a finding is the mean embedding of its region texts in the source.
+    The answer is the nearest finding, a tie is a miss; a finding is the mean embedding of its region texts in the
+    source.
     """
     for stratum, is_query, labels in iter_label_questions(embedded):
         if len(labels) < 2:
@@ -165,18 +172,21 @@ def _balanced_accuracies(embedded: EmbeddedSplit, seed: int) -> Iterator[Measure
             rows = embedded.select_region_texts(is_query & (embedded.region_findings == label))
             mean = embedded.region_text_embeds[rows].mean(axis=0)
             prototypes.append(mean / max(float(np.linalg.norm(mean)), 1e-12))
-        predicted = np.array(labels)[nearest(embedded.region_embeds[is_query], np.stack(prototypes))]
-        yield balanced_accuracy_figure(embedded, predicted, stratum, is_query, seed)
+        truth = np.searchsorted(labels, embedded.region_findings[is_query])
+        ranks = ranks_of_first_positive(
+            embedded.region_embeds[is_query], np.stack(prototypes), truth, np.arange(len(labels))
+        )
+        figure = balanced_accuracy_figure(embedded, ranks == 1, stratum, is_query, seed)
+        yield replace(figure, protocol={**figure.protocol, "ties": TIE_RULE})
 
 
 def balanced_accuracy_figure(
-    embedded: EmbeddedSplit, predicted: np.ndarray, stratum: Stratum, is_query: np.ndarray, seed: int
+    embedded: EmbeddedSplit, is_correct: np.ndarray, stratum: Stratum, is_query: np.ndarray, seed: int
 ) -> Measured:
-    """`region_balanced_accuracy` of the findings `predicted` (Q,) str for the Q regions of `is_query` (M,) bool."""
+    """`region_balanced_accuracy` of the outcomes (Q,) bool for the findings of the Q regions of `is_query` (M,)."""
     truth, clusters = embedded.region_findings[is_query], embedded.region_clusters[is_query]
     texts = {embedded.region_texts[row] for row in embedded.select_region_texts(is_query)}
     labels, counts = np.unique(truth, return_counts=True)
-    is_correct = predicted == truth
     resampled = resample_mean_of_class_ratios(is_correct, truth, clusters, seed=seed)
     low, high = percentile_interval(resampled)
     return Measured(

@@ -18,6 +18,8 @@ TASKS = (
     "probe",
     "calibration",
 )
+TUNED_TASKS = frozenset({"zero_shot", "grounding", "probe", "calibration"})  # they choose on the tuning split
+TAUGHT_TASKS = frozenset({"probe"})  # they learn from the training split
 GLOBAL_TASKS = frozenset({"retrieval"})  # they read no region
 OWN_PASS_TASKS = ("zero_shot", "proposals", "robustness", "grounding")  # they go through the examples again
 READING_TASKS = frozenset({"region", "robustness", "counterfactual"})  # what another reading of one model changes

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from regionmed_clip.eval.metrics.ranking import TIE_RULE, ranks_of_first_positive
+from regionmed_clip.eval.metrics.ranking import (
+    TIE_RULE,
+    chance_of_hit,
+    count_positives,
+    ranks_of_first_positive,
+    reciprocal_ranks,
+)
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.figures import mean_figure
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata, skipped
@@ -58,9 +64,10 @@ def _measure_stratum(embedded: EmbeddedSplit, stratum: Stratum, seed: int) -> li
     measured = []
     for name, ((q_embeds, q_keys, clusters), (g_embeds, g_keys, _)) in sides.items():
         ranks = ranks_of_first_positive(q_embeds, g_embeds, q_keys, g_keys)
-        of_direction = {**protocol, "gallery": len(g_embeds)}
-        measured.extend(recall_figures("retrieval", name, ranks, stratum, seed, of_direction, clusters))
-        measured.append(reciprocal_rank_figure("retrieval", name, ranks, stratum, seed, of_direction, clusters))
+        common = {"stratum": stratum, "seed": seed, "protocol": {**protocol, "gallery": len(g_embeds)}}
+        num_positives = count_positives(q_keys, g_keys)
+        measured.extend(recall_figures("retrieval", name, ranks, num_positives, clusters=clusters, **common))
+        measured.append(mean_figure("retrieval", f"{name}_mrr", reciprocal_ranks(ranks), clusters, **common))
     return measured
 
 
@@ -73,34 +80,30 @@ def recall_figures(
     task: str,
     direction: str,
     ranks: np.ndarray,
+    num_positives: np.ndarray,
+    *,
+    clusters: np.ndarray | None,
     stratum: Stratum,
     seed: int,
     protocol: dict[str, Any],
-    clusters: np.ndarray | None = None,
 ) -> list[Measured]:
-    """`<direction>_recall@k` for every k of KS from the ranks (Q,) of the queries' first positives.
+    """`<direction>_recall@k` for every k of KS; chance is that of a gallery in random order.
 
     Args:
+        ranks: (Q,) int64 of the queries' first positives; num_positives: (Q,) int64 in the gallery, of
+            `protocol["gallery"]` items.
         clusters: (Q,) int64, equal for queries that are resampled together; None: each is a cluster of its own.
     """
-    clusters = np.arange(len(ranks)) if clusters is None else clusters
+    galleries = np.full(len(ranks), protocol["gallery"])
     return [
         mean_figure(
-            task, f"{direction}_recall@{k}", ranks <= k, clusters, stratum=stratum, seed=seed, protocol=protocol
+            task,
+            f"{direction}_recall@{k}",
+            ranks <= k,
+            clusters,
+            stratum=stratum,
+            seed=seed,
+            protocol=protocol | {"chance": float(chance_of_hit(num_positives, galleries, k).mean())},
         )
         for k in KS
     ]
-
-
-def reciprocal_rank_figure(
-    task: str,
-    direction: str,
-    ranks: np.ndarray,
-    stratum: Stratum,
-    seed: int,
-    protocol: dict[str, Any],
-    clusters: np.ndarray | None = None,
-) -> Measured:
-    """`<direction>_mrr`: the mean of 1 / rank of the first positive; arguments as of `recall_figures`."""
-    clusters = np.arange(len(ranks)) if clusters is None else clusters
-    return mean_figure(task, f"{direction}_mrr", 1.0 / ranks, clusters, stratum=stratum, seed=seed, protocol=protocol)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
+from regionmed_clip.eval.tasks.embedded_split import ComputedRows, EmbeddedSplit
+from regionmed_clip.eval.tasks.embedding import batched, embed_batch, embedding_bar
 from regionmed_clip.eval.tasks.figures import mean_figure
 from regionmed_clip.eval.tasks.measured import Measured, Stratum, hash_texts, iter_strata, skipped
 from regionmed_clip.eval.tasks.perturbations import PERTURBATIONS, name_hash, perturb_all
@@ -43,10 +44,9 @@ def measure(inputs: TaskInputs) -> TaskFindings:
     `region_to_text_accuracy_drop_KIND@STRENGTH`, of worse images and of jitter: how much of `region_to_text_accuracy`
     is lost, region by region; lower is better. Patients are resampled whole.
     """
-    jittered = embed_jittered(inputs) if inputs.embedded.num_regions else {}
-    measured = _skip_cropped(inputs.embedded, jittered)
-    if measured:
-        jittered = {}
+    moved = embed_jittered(inputs) if inputs.embedded.num_regions else {}
+    measured = _skip_cropped(inputs.embedded, moved)
+    jittered = {} if measured else {percent: split.region_embeds for percent, split in moved.items()}
     measured += measure_jitter(inputs.embedded, jittered, seed=inputs.seed)
     if inputs.is_brief:
         return TaskFindings(measured=measured)
@@ -55,21 +55,26 @@ def measure(inputs: TaskInputs) -> TaskFindings:
     return TaskFindings(measured=measured, details={"robustness_curves": list_curves(measured)})
 
 
-def _skip_cropped(embedded: EmbeddedSplit, jittered: Mapping[int, np.ndarray]) -> list[Measured]:
+def _skip_cropped(embedded: EmbeddedSplit, moved: Mapping[int, EmbeddedSplit]) -> list[Measured]:
     """Skipped figures of jitter where some regions are in the frame only before or after it; else none."""
-    numbers = {percent: len(embeds) for percent, embeds in jittered.items()}
-    if set(numbers.values()) <= {embedded.num_regions}:
+    if all(_bears_regions_of(embedded, split) for split in moved.values()):
         return []
     reason = "jitter moves regions across the rim of the frame, which is cropped; a geometry that pads has them all"
     whole = next(iter_strata(embedded))
     return [
-        skipped("robustness", f"region_jitter_cosine@{percent}", reason, n=number, stratum=whole)
-        for percent, number in numbers.items()
+        skipped("robustness", f"region_jitter_cosine@{percent}", reason, n=split.num_regions, stratum=whole)
+        for percent, split in moved.items()
     ]
 
 
-def embed_jittered(inputs: TaskInputs) -> dict[int, np.ndarray]:
-    """Percent -> (M, D) unit-length region embeddings of the split with boxes jittered by that much at most.
+def _bears_regions_of(embedded: EmbeddedSplit, moved: EmbeddedSplit) -> bool:
+    """Whether both splits have the same regions, row by row, wherever their boxes are."""
+    texts = [[region["description"] for region in split.region_facts] for split in (embedded, moved)]
+    return np.array_equal(embedded.region_image, moved.region_image) and texts[0] == texts[1]
+
+
+def embed_jittered(inputs: TaskInputs) -> dict[int, EmbeddedSplit]:
+    """Percent -> the split embedded with boxes jittered by that much at most.
 
     The boxes depend on the seed and the image's name alone, so that all models see the same. The examples are gone
     through once for each percentage.
@@ -77,7 +82,7 @@ def embed_jittered(inputs: TaskInputs) -> dict[int, np.ndarray]:
     found = {}
     for percent in JITTER_PERCENTS:
         moved = (jitter_example(example, percent / 100, inputs.seed) for example in inputs.examples)
-        found[percent] = inputs.embed(moved).region_embeds
+        found[percent] = inputs.embed(moved)
     return found
 
 
@@ -145,23 +150,33 @@ def measure_jittered_accuracy(
 
 
 def embed_perturbed(inputs: TaskInputs) -> dict[str, PerturbedImages]:
-    """Name of each of PERTURBATIONS -> the images chosen for it, embedded under it; one pass over the examples."""
+    """Name of each of PERTURBATIONS -> the images chosen for it, embedded under it; one pass over the examples.
+
+    Every process decodes and changes its own share of the images alone.
+    """
     embedded, num = inputs.embedded, len(PERTURBATIONS)
     is_chosen = choose_images(embedded.image_ids)
-    chosen = compress(inputs.examples, is_chosen)
-    changed = inputs.embed(perturb_all(chosen, PERTURBATIONS, inputs.seed))  # rows: image 0 under all, image 1, ...
-    images = np.flatnonzero(is_chosen)
-    regions = np.flatnonzero(is_chosen[embedded.region_image])
-    kinds = changed.region_image % num
+    images, regions = np.flatnonzero(is_chosen), np.flatnonzero(is_chosen[embedded.region_image])
+    options = {"readings": [inputs.region_reading], "device": inputs.device}
+    parts: list[tuple[int, tuple[ComputedRows, np.ndarray]]] = []
+    with embedding_bar(inputs.is_shown and inputs.share.is_main) as bar:
+        batches = batched(compress(inputs.examples, is_chosen), max(1, inputs.batch_size // num))
+        for number, batch in inputs.share.own(batches):
+            changed = list(perturb_all(batch, PERTURBATIONS, inputs.seed))  # image 0 under all, image 1, ...
+            computed = embed_batch(inputs.model, inputs.processor, changed, **options)
+            kinds = np.repeat(np.arange(len(changed)) % num, [len(example["regions"]) for example in changed])
+            parts.append((number, (computed, kinds[computed.is_inside])))
+            bar.update(len(changed) * inputs.share.num_processes)
+    rows, kinds_of = zip(*inputs.share.join(parts), strict=True)
+    whole, kinds = ComputedRows.join(rows), np.concatenate(kinds_of)
+    region_embeds = whole.region_embeds[inputs.region_reading]
     if len(kinds) != num * len(regions):
         raise ValueError(
             f"{len(regions)} regions were embedded in the images as they are and {len(kinds)} under {num} changes; "
             "they must be the same ones. A geometry that crops loses regions at its rim: use geometry='pad'."
         )
     return {
-        perturbation.name: PerturbedImages(
-            images, regions, changed.image_embeds[row::num], changed.region_embeds[kinds == row]
-        )
+        perturbation.name: PerturbedImages(images, regions, whole.image_embeds[row::num], region_embeds[kinds == row])
         for row, perturbation in enumerate(PERTURBATIONS)
     }
 
@@ -193,16 +208,10 @@ def measure_perturbed(
         )
         measured.append(figure)
         if len(changed.regions):
-            before, after = exact[changed.regions], _hits_of(embedded, changed)
+            before = exact[changed.regions]
+            after = region_text_hits(embedded, changed.region_embeds, changed.regions)
             measured.append(_drop(embedded, changed.regions, before, after, name, meanings[name], seed))
     return measured
-
-
-def _hits_of(embedded: EmbeddedSplit, changed: PerturbedImages) -> np.ndarray:
-    """(m,) bool: the nearest region text of the split is right of each changed region."""
-    embeds = embedded.region_embeds.copy()
-    embeds[changed.regions] = changed.region_embeds
-    return region_text_hits(embedded, embeds)[changed.regions]
 
 
 def _drop(

@@ -43,6 +43,7 @@ PLAIN_READINGS = ("dense_mean", "crop")
 TUNING_SPLITS = ("validation", "tuning")  # where thresholds are chosen: the first that the data has
 # keys of a protocol that say nothing of a difference
 OF_ONE_FIGURE = ("chance", "interval", "of_the_model", "per_finding", "readings")
+CHOICE = ("gallery", "prompts_sha256")  # of a protocol: what was chosen among, the same for two that are compared
 Examples = Iterable[Mapping[str, Any]]
 
 
@@ -165,8 +166,8 @@ def run_colour_probe(
 def compare_outcomes(first: TaskOutcome, second: TaskOutcome) -> list[Result]:
     """Paired differences first - second of every figure that both have, "A minus B", with paired intervals.
 
-    The protocol has `p_value`, two-sided, and the `test` it is of. A figure whose queries differ (a geometry that crops
-    loses regions) is skipped. Of the models' protocols it keeps what they have in common.
+    The protocol has `p_value`, two-sided, and the `test` it is of. A figure whose queries or candidates differ (a
+    geometry that crops loses regions) is skipped. Of the models' protocols it keeps what they have in common.
     """
     others = {figure.key: figure for figure in second.measured}
     name = f"{first.model_name} minus {second.model_name}"
@@ -187,8 +188,10 @@ def compare_outcomes(first: TaskOutcome, second: TaskOutcome) -> list[Result]:
 def _subtract(figure: Measured, other: Measured, seed: int) -> Measured:
     """The paired difference of a figure of two models, or a skipped one."""
     protocol = _in_common(figure.protocol, other.protocol) | {"paired": True}
-    if not np.array_equal(figure.clusters, other.clusters):
-        reason = f"measured on different queries, {figure.n:,} and {other.n:,}: regions outside a model's frame"
+    is_other_choice = any(figure.protocol.get(key) != other.protocol.get(key) for key in CHOICE)
+    if is_other_choice or not np.array_equal(figure.clusters, other.clusters):
+        what = f"queries, {figure.n:,} and {other.n:,}" if figure.n != other.n else "queries or candidates"
+        reason = f"measured on different {what}: regions outside a model's frame"
         blank = {"value": None, "low": None, "high": None, "resampled": None, "clusters": None, "outcomes": None}
         return replace(figure, **blank, protocol=protocol | {"skipped": reason})
     differences = figure.resampled - other.resampled

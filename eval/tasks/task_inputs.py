@@ -61,22 +61,24 @@ class TaskInputs:
     share: Share = ALONE
     is_brief: bool = False
 
+    @property
+    def pass_options(self) -> dict[str, Any]:
+        """The options of a pass over examples, by the names that everything that makes one gives them."""
+        return {
+            "batch_size": self.batch_size,
+            "device": self.device,
+            "progress": self.is_shown,
+            "share": self.share,
+        }
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(T, D) float32 unit embeddings of the texts; each distinct one is encoded once."""
         return embed_texts(self.model, self.processor, texts, device=self.device)
 
     def embed(self, examples: Examples) -> EmbeddedSplit:
         """Other examples, or changed ones, embedded as the split was; nothing of it is kept."""
-        return embed_examples(
-            self.model,
-            self.processor,
-            examples,
-            batch_size=self.batch_size,
-            device=self.device,
-            region_reading=self.region_reading,
-            progress=self.is_shown,
-            share=self.share,
-        )
+        reading = self.region_reading
+        return embed_examples(self.model, self.processor, examples, region_reading=reading, **self.pass_options)
 
 
 @dataclass(frozen=True, kw_only=True)

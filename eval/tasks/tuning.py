@@ -15,11 +15,8 @@ def find_tuning(inputs: TaskInputs) -> tuple[EmbeddedSplit | None, str]:
         tuning = inputs.embed_split(inputs.tuning_split)
     except ValueError as error:
         return None, f"nothing to choose on: {error}"
-    num_shared = len(set(tuning.image_ids) & set(inputs.embedded.image_ids))
-    if num_shared:
-        reason = f"the split {inputs.tuning_split!r} shares {num_shared} images with the split under test"
-        return None, f"nothing to choose on: {reason}"
-    return tuning, ""
+    reason = _shared_images(inputs.tuning_split, tuning, inputs.embedded)
+    return (None, f"nothing to choose on: {reason}") if reason else (tuning, "")
 
 
 def tuned_on(inputs: TaskInputs, num_images: int) -> dict[str, str | int]:
@@ -30,6 +27,15 @@ def tuned_on(inputs: TaskInputs, num_images: int) -> dict[str, str | int]:
 def find_training(inputs: TaskInputs) -> tuple[EmbeddedSplit | None, str]:
     """(the embedded training images that probes may learn from, ""), or (None, why there are none)."""
     try:
-        return inputs.embed_split(TRAINING_SPLIT), ""
+        training = inputs.embed_split(TRAINING_SPLIT)
     except ValueError as error:
         return None, f"nothing to learn from: {error}"
+    reason = _shared_images(TRAINING_SPLIT, training, inputs.embedded)
+    return (None, f"nothing to learn from: {reason}") if reason else (training, "")
+
+
+def _shared_images(split: str, other: EmbeddedSplit, tested: EmbeddedSplit) -> str:
+    """Why a split is of no use where it has images of the one under test, by source and name; else ""."""
+    named = [set(zip(one.image_sources.tolist(), one.image_ids, strict=True)) for one in (other, tested)]
+    num_shared = len(named[0] & named[1])
+    return f"the split {split!r} shares {num_shared} images with the split under test" if num_shared else ""

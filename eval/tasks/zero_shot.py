@@ -93,15 +93,7 @@ def _fuse(inputs: TaskInputs) -> tuple[dict[str, np.ndarray], list[Measured]]:
         whole, n = next(iter_strata(inputs.embedded)), inputs.embedded.num_images
         metrics = [f"{name}{suffix}" for suffix in BOX_READINGS for name in ("macro_auroc", "zero_shot_accuracy")]
         return {}, [skipped(TASK, metric, reason, n=n, stratum=whole) for metric in metrics]
-    fused = embed_fused(
-        inputs.model,
-        inputs.processor,
-        inputs.examples,
-        batch_size=inputs.batch_size,
-        device=inputs.device,
-        progress=inputs.is_shown,
-        share=inputs.share,
-    )
+    fused = embed_fused(inputs.model, inputs.processor, inputs.examples, **inputs.pass_options)
     if fused.image_ids != inputs.embedded.image_ids:
         raise ValueError(
             f"a second pass over the split gave {len(fused.image_ids)} images in another order or number than the "

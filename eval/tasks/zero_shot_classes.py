@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from regionmed_clip.eval.metrics.ranking import even_products
 from regionmed_clip.eval.prompts import normal_prompts, presence_prompts
 from regionmed_clip.eval.tasks.class_figures import balanced_figure
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
@@ -60,7 +61,8 @@ class ClassPrompts:
 
     def scores(self, image_embeds: np.ndarray, questions: Sequence[ClassQuestion]) -> list[np.ndarray]:
         """For each question (n, C) cosines of its images with its classes; the questions in the order of `of`."""
-        return [image_embeds[q.images] @ vectors.T for q, vectors in zip(questions, self.classifiers, strict=True)]
+        pairs = zip(questions, self.classifiers, strict=True)
+        return [even_products(image_embeds[question.images], vectors) for question, vectors in pairs]
 
 
 @dataclass(frozen=True)

@@ -245,9 +245,9 @@ def _parse_form(text: str, form: str) -> DataSpec:
             raise ValueError(
                 f"Data {text!r} names no folder; the form is jsonl:FOLDER. Write e.g. data=jsonl:../shared/data."
             )
-        return DataSpec("jsonl", folder=rest)
+        return DataSpec("jsonl", folder=str(Path(rest)))  # X and X/ are one
     if form and is_built_corpus(form):
-        return DataSpec("corpus", folder=form)
+        return DataSpec("corpus", folder=str(Path(form)))
     hint = "The folder has no manifest.json" if form and Path(form).is_dir() else f"{form!r} is none of them"
     raise ValueError(f"Data {text!r} has no known form; data is {FORMS}. {hint}: correct it.")
 

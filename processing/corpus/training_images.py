@@ -8,12 +8,11 @@ who knows the ids can recognise them, and so the file stays with the run and is 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from regionmed_clip.processing.corpus.fingerprints import TYPE
+from regionmed_clip.processing.corpus.sources.source_files import sha256_of_file
 
 IMAGES_FILE, FACTS_FILE = "training_images.parquet", "training_data.json"
 FORMAT = "regionmed_clip training images 1"
-FOLDERS_OF_A_RUN = ("final", "adapter")  # in OUTPUT_DIR, where the file is
+FOLDERS_OF_A_RUN = ("final", "best", "adapter")  # in OUTPUT_DIR, where the file is
 NUM_HASH_BYTES = TYPE["phash"].itemsize
 SCHEMA = pa.schema(
     [
@@ -36,7 +36,6 @@ SCHEMA = pa.schema(
     ],
     metadata={"format": FORMAT},
 )
-_CHUNK_BYTES = 1 << 22
 Block = tuple[np.ndarray, Sequence[str]]  # fingerprints (N,) of TYPE, and the source of each
 
 
@@ -53,6 +52,11 @@ class TrainingRecord:
     images: Path | None
     facts: Mapping[str, Any]
     unknown: str
+
+    @property
+    def unknown_of_start(self) -> str:
+        """Why the training images of the checkpoint that it starts from are not all known; "" where they are."""
+        return (self.facts.get("start") or {}).get("unknown") or ""
 
 
 def write_training_images(path: Path, blocks: Iterable[Block]) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def write_training_images(path: Path, blocks: Iterable[Block]) -> dict[str, Any]
     known = np.unique(np.concatenate(patients)) if patients else np.zeros(0, dtype=np.uint64)
     return {
         "file": path.name,
-        "sha256": _hash_of_file(path),
+        "sha256": sha256_of_file(path),
         "num_images": sources.total(),
         "num_patients": int((known != 0).sum()),
         "sources": dict(sorted(sources.items())),
@@ -85,7 +89,13 @@ def write_training_images(path: Path, blocks: Iterable[Block]) -> dict[str, Any]
 
 def read_blocks(path: Path) -> Iterator[Block]:
     """The blocks of a file that `write_training_images` wrote; ValueError for any other file."""
-    with pq.ParquetFile(path) as file:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r} with a list of training images; give the one of a run.")
+    try:
+        parquet = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} cannot be read ({error}); give the {IMAGES_FILE} that training wrote.") from error
+    with parquet as file:
         if not file.schema_arrow.equals(SCHEMA, check_metadata=False) or (
             (file.schema_arrow.metadata or {}).get(b"format") != FORMAT.encode()
         ):
@@ -106,14 +116,14 @@ def read_fingerprints(path: Path) -> np.ndarray:
 
 
 def find_training_images(folder: str | Path) -> TrainingRecord:
-    """The record of the model in `folder`: OUTPUT_DIR/final of a run, or a copy of it with the file put beside it.
+    """The record of the model in `folder`: OUTPUT_DIR/final or /best of a run, or a copy with the file put into it.
 
     A file whose sha256 is not the one that the model's training_data.json names is another run's and not taken.
 
     Raises:
         ValueError: training_data.json is not a JSON object.
     """
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()
     places = [folder, *([folder.parent] if folder.name in FOLDERS_OF_A_RUN else [])]
     facts_path = next((place / FACTS_FILE for place in places if (place / FACTS_FILE).is_file()), None)
     if facts_path is None:
@@ -121,12 +131,12 @@ def find_training_images(folder: str | Path) -> TrainingRecord:
     facts = _read_facts(facts_path)
     named = facts["images"]["sha256"]
     found = [place / IMAGES_FILE for place in places if (place / IMAGES_FILE).is_file()]
-    images = next((path for path in found if _hash_of_file(path) == named), None)
+    images = next((path for path in found if sha256_of_file(path) == named), None)
     if images is None:
         reason = "is of another training" if found else "is not at hand"
-        return TrainingRecord(None, facts, f"{IMAGES_FILE} {reason}; put that of the run beside the model")
-    start = facts.get("start") or {}
-    return TrainingRecord(images, facts, start.get("unknown") or "")
+        return TrainingRecord(None, facts, f"{IMAGES_FILE} {reason}; put that of the run into the model's folder")
+    known = TrainingRecord(images, facts, "")
+    return replace(known, unknown=known.unknown_of_start)
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -150,12 +160,3 @@ def _table_of(prints: np.ndarray, sources: Sequence[str]) -> pa.Table:
     digests = pa.array([digest.decode() for digest in prints["sha256"].tolist()], type=pa.string())
     patients = pa.array(np.ascontiguousarray(prints["patient"]), type=pa.uint64())
     return pa.table([digests, hashes, patients, pa.array(list(sources), type=pa.string())], schema=SCHEMA)
-
-
-def _hash_of_file(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

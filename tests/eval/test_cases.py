@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from regionmed_clip.eval.tasks.cases import chance_of_hit, measure_cases, rank_cases, similar_images
+from regionmed_clip.eval.tasks.cases import measure_cases, rank_cases, similar_images
 from regionmed_clip.eval.tasks.region_facts import facts_of
 
 UNIT = np.eye(8, dtype=np.float32)
@@ -90,8 +89,20 @@ def test_average_precision_agrees_with_scikit_learn(embed_by_hand, seed):
         assert ranked.first_ranks[row] == 1 + (scores > scores[truth].max()).sum()
 
 
-def test_chance_is_the_share_of_all_draws_that_hold_a_positive():
-    draws = list(combinations(range(7), 3))
-    expected = np.mean([any(item < 2 for item in draw) for draw in draws])  # items 0 and 1 are positive
-    assert chance_of_hit(np.array([2]), np.array([7]), 3)[0] == pytest.approx(expected, abs=1e-12)
-    assert chance_of_hit(np.array([1, 5]), np.array([4, 5]), 5).tolist() == [1.0, 1.0]
+def test_a_model_that_finds_all_images_alike_finds_no_case_wherever_they_stand(embed_by_hand):
+    generator = np.random.default_rng(0)
+    image = generator.standard_normal(8)
+    regions = [(i, f"x {'ab'[i % 2]}", generator.standard_normal(8), BOX) for i in range(33)]
+    split = embed_by_hand(np.tile(image, (33, 1)), [f"c{i}" for i in range(33)], regions=regions)
+    shows, meanings = similar_images(split, [facts_of(region) for region in split.region_facts], has_place=False)
+    ranked = rank_cases(split, np.arange(33), split.region_embeds, shows, meanings)
+    assert np.array_equal(ranked.first_ranks, 1 + ranked.gallery - ranked.num_positives)  # behind all others
+
+
+def test_the_chance_of_a_figure_is_that_of_random_order(embedded):
+    figures = list(measure_cases(embedded))
+    precision = pick(figures, "case_mean_average_precision")
+    # of three: queries 0 and 1 have one positive of two, 1 / 1 or 1 / 2; query 2 two of three, 1, (1 + 2 / 3) / 2 or
+    # (1 / 2 + 2 / 3) / 2
+    of_two, of_three = (1 + 1 / 2) / 2, (1 + 5 / 6 + 7 / 12) / 3
+    assert precision.protocol["chance"] == pytest.approx((2 * of_two + of_three) / 3, abs=1e-12)

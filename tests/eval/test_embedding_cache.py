@@ -126,6 +126,35 @@ def test_another_model_processor_or_reading_has_entries_of_its_own(model, proces
     assert seen == [2] * 4
 
 
+def of_another_transformers(monkeypatch, model) -> None:
+    real = embedding_cache.version
+    monkeypatch.setattr(embedding_cache, "version", lambda name: "0.1" if name == "transformers" else real(name))
+
+
+def of_other_code(monkeypatch, model) -> None:
+    monkeypatch.setattr(embedding_cache, "_hash_code", lambda: "0" * 64)
+
+
+def of_another_configuration(monkeypatch, model) -> None:
+    monkeypatch.setattr(model.config.vision_config, "layer_norm_eps", 0.5)
+
+
+@pytest.mark.parametrize("change", [of_another_transformers, of_other_code, of_another_configuration])
+def test_embeddings_that_something_else_made_are_not_taken(model, processor, examples, cache, monkeypatch, change):
+    seen = count_passes(monkeypatch)
+    embed(model, processor, examples[:2], cache)
+    change(monkeypatch, model)
+    embed(model, processor, examples[:2], cache)
+    assert seen == [2, 2]
+
+
+def test_a_folder_that_cannot_be_written_to_costs_time_only(model, processor, examples, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.warns(UserWarning, match="embeddings cannot be kept"):
+        found = embed(model, processor, examples, EmbeddingCache(tmp_path / "file" / "kept"))
+    assert_same(found, embed_examples(model, processor, examples, batch_size=3, progress=False))
+
+
 def cut_short(path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 

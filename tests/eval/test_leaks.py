@@ -7,11 +7,12 @@ import json
 
 import numpy as np
 import pytest
-from built_corpora import noise
+from built_corpora import build, noise, write_source
 from PIL import Image
 
-from regionmed_clip.eval.leaks import FOUND, NONE_FOUND, UNCHECKED, LeakGuard, check_leaks
+from regionmed_clip.eval.tasks.leaks import FOUND, NONE_FOUND, UNCHECKED, LeakGuard, check_leaks, compare
 from regionmed_clip.processing.corpus.fingerprints import part_of_examples
+from regionmed_clip.processing.corpus.phantoms.study import draw_phantom
 from regionmed_clip.processing.corpus.training_images import FACTS_FILE, IMAGES_FILE, write_training_images
 
 NUM_TRAINING = 40
@@ -62,7 +63,7 @@ def test_a_reencoded_and_resized_copy_and_a_shared_patient_and_equal_bytes_are_f
     test[5]["patient_id"] = "p3"
     test[8]["image"] = training[11]["image"]
     check = check_leaks(run / "final", part_of_examples("test", test))
-    assert (check.status, check.num_images, check.num_training_images) == (FOUND, 10, NUM_TRAINING)
+    assert (check.status, check.num_images, check.num_others) == (FOUND, 10, NUM_TRAINING)
     assert check.num_of_kind == {"exact": 1, "near": 1, "patient": 1}
     assert check.image_ids == ["test-2", "test-5", "test-8"]
 
@@ -84,6 +85,74 @@ def test_a_patient_of_a_common_population_is_one_patient_in_all_sources(tmp_path
     (tmp_path / "final" / FACTS_FILE).write_text(json.dumps({"images": images}))
     test = [example("b", encoded(picture(1)), "mimic-cxr:p10", source="ms-cxr")]
     assert check_leaks(tmp_path / "final", part_of_examples("test", test)).num_of_kind["patient"] == 1
+
+
+def test_the_two_most_alike_of_nine_million_pairs_of_phantoms_are_no_leak():
+    """Of the quickstart's training and test images, which differ in 19 fine bits."""
+    normal, pneumothorax = draw_phantom(0, 1164, 0.4, "test"), draw_phantom(0, 7782, 0.4, "train")
+    assert normal.caption != pneumothorax.caption
+    test, trained = (
+        part_of_examples("x", [example(r.image_id, {"bytes": r.image, "path": None})]) for r in (normal, pneumothorax)
+    )
+    assert compare(test, trained.prints).status == NONE_FOUND
+
+
+@pytest.mark.parametrize("name", ["final", "best", "adapter"])
+def test_every_model_that_a_run_leaves_is_checked_also_through_a_link(run, training, tmp_path_factory, name):
+    facts = (run / "final" / FACTS_FILE).read_text()
+    (run / name).mkdir(exist_ok=True)
+    (run / name / FACTS_FILE).write_text(facts)
+    link = tmp_path_factory.mktemp("elsewhere") / "latest"
+    link.symlink_to(run / name)
+    test = part_of_examples("test", training[:1])
+    assert [check_leaks(folder, test).status for folder in (run / name, link)] == [FOUND, FOUND]
+
+
+def test_a_list_given_by_hand_serves_a_model_without_a_record_and_the_figures_say_so(run, tmp_path_factory, training):
+    clip = tmp_path_factory.mktemp("clip")
+    guard = LeakGuard(training[:1], "mark")
+    assert guard.check("clip", clip).status == UNCHECKED
+    found = guard.check("clip", clip, run / IMAGES_FILE)
+    assert found.status == FOUND
+    assert found.protocol["leak_check"]["training_images"] == "given by hand"
+    source = write_source(clip / "source", [noise(0), noise(1)], split=["train", "test"])
+    build(clip / "corpus", source)
+    images = [{"bytes": path.read_bytes(), "path": None} for path in sorted(source.rglob("*.png"))]
+    guard = LeakGuard([example(f"test-{i}", image) for i, image in enumerate(images)], "mark")
+    assert guard.check("clip", clip, clip / "corpus").image_ids == ["test-0"]  # what was tested there is no leak
+
+
+def test_a_list_of_another_run_is_refused_for_a_model_that_names_its_own(run, training, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / IMAGES_FILE
+    part = part_of_examples("train", training[:3])
+    write_training_images(other, [(part.prints, ["chest"] * 3)])
+    test = part_of_examples("test", training[:1])
+    with pytest.raises(ValueError, match="is not the list of training images that the model's "):
+        check_leaks(run / "final", test, images_file=other)
+    facts = json.loads((run / "final" / FACTS_FILE).read_text())
+    (run / "final" / FACTS_FILE).write_text(json.dumps({**facts, "start": {"unknown": "start clip: nobody knows"}}))
+    given = check_leaks(run / "final", test, images_file=run / IMAGES_FILE)
+    assert given.unknown == "start clip: nobody knows"
+    with pytest.raises(ValueError, match="there is no file"):
+        check_leaks(run / "final", test, images_file=run / "absent")
+    (run / "text").write_text("no parquet")
+    with pytest.raises(ValueError, match="text cannot be read"):
+        check_leaks(run / "final", test, images_file=run / "text")
+
+
+def test_a_split_to_tune_on_that_holds_a_copy_of_a_test_image_is_refused_or_marked():
+    test = [example(f"test-{i}", encoded(picture(1000 + i)), f"q{i}") for i in range(3)]
+    tuning = [example(f"tune-{i}", encoded(picture(2000 + i)), f"r{i}") for i in range(4)]
+    clean = LeakGuard(test).check_splits({"tuning": tuning})
+    nothing = {"num_shared": 0, "num_images": 4, "exact": 0, "near": 0, "patient": 0}
+    assert clean == {"split_leak_check": {"tuning": {"status": "none found", **nothing}}}
+    copied = [*tuning[:3], example("tune-3", resized(picture(1001)))]
+    message = r"1 of 3 test images are among 4 images of the split 'tuning' \(1 by near .*\): test-1\. .*--leaks mark"
+    with pytest.raises(ValueError, match=message):
+        LeakGuard(test).check_splits({"tuning": copied})
+    marked = LeakGuard(test, "mark").check_splits({"tuning": copied, "train": tuning})
+    assert marked["split_leaks"].startswith("1 of 3 test images are among 4 images of the split 'tuning'")
+    assert [said["status"] for said in marked["split_leak_check"].values()] == ["found", "none found"]
 
 
 def test_the_guard_refuses_by_default_and_marks_on_demand(run, training):

@@ -14,6 +14,7 @@ from regionmed_clip.eval.tasks import probe, probe_fitting
 from regionmed_clip.eval.tasks.probe import measure
 from regionmed_clip.eval.tasks.probe_fitting import PENALTIES, Standard, answer
 from regionmed_clip.eval.tasks.probe_items import ProbeItems, draw_shots, region_items, thin_items
+from regionmed_clip.eval.tasks.sharing import Share
 from regionmed_clip.eval.tasks.task_inputs import TaskInputs
 
 LABELS = ("cyst", "effusion", "nodule")
@@ -108,6 +109,32 @@ def test_a_telling_embedding_has_a_high_auroc_and_it_is_that_of_sklearn(splits, 
     assert figure.value > 0.9
 
 
+def test_the_penalty_of_presence_is_that_which_is_best_on_the_tuning_split_and_not_on_the_test(
+    embed_by_hand, monkeypatch
+):
+    class Scripted:  # right where the first number says shown, under one penalty; wrong under all others
+        def __init__(self, penalty):
+            self.sign = 1.0 if penalty == 1e-2 else -1.0
+
+        def fit(self, inputs, labels):
+            return self
+
+        def decision_function(self, inputs):
+            return self.sign * inputs[:, 0]
+
+    def split(name, sign):
+        is_shown = np.arange(24) % 2 == 0
+        embeds = sign * np.where(is_shown, 1.0, -1.0)[:, None] * np.eye(8)[0]
+        findings = [frozenset({"nodule"} if shown else ()) for shown in is_shown]
+        embedded = embed_by_hand(embeds, [f"{name} {i}" for i in range(24)], findings=findings)
+        return replace(embedded, image_ids=[f"{name}-{i}" for i in range(24)])
+
+    monkeypatch.setattr(probe, "make_classifier", Scripted)
+    found = measure(make_inputs(split("test", -1.0), split("train", 1.0), split("validation", 1.0)))
+    figure = pick(found, "probe_macro_auroc")
+    assert (figure.protocol["penalty_c"], figure.value) == (1e-2, 0.0)  # the other penalties would have given 1
+
+
 def test_noise_teaches_nothing(embed_by_hand, monkeypatch):
     monkeypatch.setattr(probe, "SHOTS", ())
     names = enumerate(("test", "train", "tune"))
@@ -123,6 +150,21 @@ def test_without_training_or_tuning_images_every_probe_is_skipped_with_the_reaso
     measured = measure(make_inputs(*given)).measured
     assert len(measured) == 9
     assert all(figure.value is None and reason in figure.protocol["skipped"] for figure in measured)
+
+
+def test_what_shares_an_image_with_the_split_under_test_teaches_and_tunes_nothing(splits):
+    test, training, tuning = splits
+    for own in (make_inputs(test, test, tuning), make_inputs(test, training, test)):
+        reasons = {figure.protocol.get("skipped", "") for figure in measure(own).measured}
+        assert all("shares 60 images with the split under test" in reason for reason in reasons), reasons
+    elsewhere = replace(training, image_ids=test.image_ids, image_sources=np.array(["other"] * training.num_images))
+    assert "shares" not in str(pick(measure(make_inputs(test, elsewhere, tuning)), "probe_macro_auroc").protocol)
+
+
+def test_of_several_processes_only_the_main_one_fits(splits, monkeypatch):
+    monkeypatch.setattr(Share, "from_main", lambda share, make: make() if share.is_main else ["from the main one"])
+    found = measure(replace(make_inputs(*splits), share=Share(1, 2)))
+    assert found.measured == ["from the main one"]
 
 
 def test_a_finding_that_training_lacks_is_answered_wrong_and_named(splits, monkeypatch):

@@ -69,6 +69,16 @@ def test_a_skipped_figure_is_one_line_with_its_reason():
     assert row == ["image ↔ text, R@k", "bccd", "n/a", "1,000", "n/a: 12 unique texts, fewer than 20"]
 
 
+def test_two_splits_of_one_revision_have_a_table_each():
+    """Phantoms of one seed, 60 and 300 of them: the revision is the same, the images are not."""
+    protocol = make_result().protocol
+    other = make_result(value=0.2, low=0.1, high=0.3, protocol={**protocol, "split_sha256": "f" * 64})
+    table = format_table([make_result(), other])
+    assert table.count("| figure | data |") == 2
+    assert f"(sha256 {'f' * 12})" in table
+    assert "0.200 [0.100, 0.300]" in table
+
+
 def test_a_split_without_regions_still_makes_a_table():
     protocol = {"readings": {"dense_mean": None, "crop": None}, "skipped": "no regions"}
     nothing = make_result(model="plain-clip", value=None, low=None, high=None, n=0, protocol=protocol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -13,8 +14,10 @@ from transformers import CLIPImageProcessorPil
 from regionmed_clip.eval import evaluation, run
 from regionmed_clip.eval.results import read_results
 from regionmed_clip.eval.tasks import split_examples
-from regionmed_clip.eval.tasks.registry import TASKS
+from regionmed_clip.eval.tasks.registry import TASKS, TUNED_TASKS
 from regionmed_clip.eval.tasks.sharing import Share
+from regionmed_clip.processing.corpus.fingerprints import part_of_examples
+from regionmed_clip.processing.corpus.training_images import write_training_images
 
 DATA = "phantom:num_train=10,num_test=6,num_validation=6"
 
@@ -164,10 +167,15 @@ def test_a_leak_is_refused_before_anything_is_measured_or_marked(folder, tmp_pat
             assert len(list(examples)) == 6
             self.mode = mode
 
-        def check(self, model, path):
+        def check(self, model, path, images_file):
+            assert images_file is None
             if self.mode == "refuse":
                 raise ValueError(f"{model} leaks")
             return Found()
+
+        def check_splits(self, examples_by_split):
+            assert not examples_by_split  # retrieval chooses nothing
+            return {}
 
     monkeypatch.setattr(evaluation, "LeakGuard", Guard)
     arguments = ["--model", str(folder), "--data", DATA, "--tasks", "retrieval", "--output", str(tmp_path)]
@@ -177,6 +185,44 @@ def test_a_leak_is_refused_before_anything_is_measured_or_marked(folder, tmp_pat
     assert not (tmp_path / "results.json").exists()
     assert run.main([*arguments, "--leaks", "mark"]) == 0
     assert {row["protocol"]["leaks"] for row in json.loads((tmp_path / "results.json").read_text())} == {"1 of 6"}
+
+
+def test_only_the_splits_that_tasks_tune_or_learn_on_are_opened_and_checked(folder, tmp_path, no_pictures, monkeypatch):
+    opened = []
+    find = split_examples.SplitExamples.__getitem__
+    monkeypatch.setattr(evaluation.SplitExamples, "__getitem__", lambda s, name: opened.append(name) or find(s, name))
+    arguments = ["--model", str(folder), "--data", DATA, "--output", str(tmp_path)]
+    untuned = [task for task in TASKS if task not in TUNED_TASKS]
+    assert run.main([*arguments, "--tasks", ",".join(untuned)]) == 0
+    assert set(opened) == {"test"}
+    assert not any("split_leak_check" in r.protocol for r in read_results(tmp_path / "results.json"))
+    for tasks, splits in (("zero_shot,grounding,calibration", {"validation"}), ("probe", {"validation", "train"})):
+        opened.clear()
+        assert run.main([*arguments, "--tasks", tasks]) == 0
+        assert set(opened) == {"test", *splits}
+        for result in read_results(tmp_path / "results.json"):
+            checks = result.protocol["split_leak_check"]
+            assert {name: check["status"] for name, check in checks.items()} == dict.fromkeys(splits, "none found")
+
+
+def test_a_list_of_training_images_marks_the_model_it_is_of_and_what_is_compared_with_it(
+    folder, tmp_path, no_pictures, capsys
+):
+    examples = list(split_examples.SplitExamples(DATA, "test", tmp_path)["test"])
+    prints = part_of_examples("test", examples[:2]).prints
+    write_training_images(tmp_path / "seen.parquet", [(prints, ["phantom"] * 2)])
+    shutil.copytree(folder, tmp_path / "other")
+    arguments = ["--model", str(folder), f"other={tmp_path / 'other'}", "--data", DATA, "--tasks", "region"]
+    arguments += ["--output", str(tmp_path), "--leaks", "mark"]
+    assert run.main([*arguments, "--training-images", f"other={tmp_path / 'seen.parquet'}"]) == 0
+    leaks = {r.model: r.protocol.get("leaks") for r in read_results(tmp_path / "results.json")}
+    assert leaks["regionmed-clip"] is None
+    assert leaks["other"].startswith("2 of 6 test images are among 2 training images")
+    assert leaks["regionmed-clip minus other"] == f"other: {leaks['other']}"
+    for given, message in (("seen.parquet", "of which model"), ("who=seen.parquet", "NAME one of")):
+        with pytest.raises(SystemExit):
+            run.main([*arguments, "--training-images", given])
+        assert message in capsys.readouterr().err
 
 
 def test_processes_other_than_the_main_one_write_and_print_nothing(folder, tmp_path, no_pictures, monkeypatch, capsys):
@@ -195,7 +241,7 @@ def test_processes_other_than_the_main_one_write_and_print_nothing(folder, tmp_p
     monkeypatch.setattr(evaluation, "join_launch", lambda device: (Silent(1, 2), torch.device("cpu")))
     arguments = ["--model", str(folder), "--data", DATA, "--tasks", "region", "--output", str(tmp_path / "out")]
     assert run.main([*arguments, "--no-cache"]) == 0
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").iterdir())
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "")
 
@@ -208,6 +254,10 @@ def test_processes_other_than_the_main_one_write_and_print_nothing(folder, tmp_p
         ({"--data": "nothing"}, "has no known form"),
         ({"--split": "exam"}, "no split 'exam'"),
         ({"--batch-size": "0"}, "--batch-size is 0"),
+        ({"--device": "abacus"}, "--device 'abacus' cannot be used"),
+        ({"--seed": "-1"}, "--seed is -1"),
+        ({"--output": "/dev/null/out"}, "--output '/dev/null/out' cannot be written to"),
+        ({"--training-images": "absent.parquet"}, "there is no file 'absent.parquet'"),
         ({"--leaks": "ignore"}, "invalid choice: 'ignore'"),
         ({"--baselines": "roi"}, "baselines ['roi'] are not known"),
     ],
@@ -218,6 +268,12 @@ def test_bad_input_ends_with_a_message_and_status_2(folder, tmp_path, capsys, ch
         run.main([text for pair in options.items() for text in pair])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_data_that_is_named_twice_is_refused(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--model", str(folder), "--data", DATA, DATA, "--output", str(tmp_path)])
+    assert f"--data names {DATA} twice" in capsys.readouterr().err
 
 
 def test_the_module_imports_without_running(monkeypatch, capsys):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from regionmed_clip.eval.tasks import embedding, region_readings, runner
+from regionmed_clip.eval.tasks.embedded_split import SplitRows, clusters_of
 from regionmed_clip.eval.tasks.embedding import embed_examples, embed_readings, embed_texts
 from regionmed_clip.eval.tasks.embedding_cache import EmbeddingCache
 from regionmed_clip.eval.tasks.registry import check_tasks, find_task
@@ -121,6 +122,19 @@ def test_a_run_gives_sound_results_for_every_task(model, processor, examples, co
     assert 0 <= whole["macro_auroc"].value <= 1
 
 
+def test_a_patient_is_one_within_a_source_and_an_image_without_one_stands_alone():
+    patients = [("a", "1"), ("b", "1"), ("a", None), ("a", "1"), ("a", None)]
+    images = [{"source": source, "patient_id": patient} for source, patient in patients]
+    assert clusters_of(images).tolist() == [0, 1, 2, 0, 4]
+
+
+def test_a_denied_finding_is_not_shown(draw_example):
+    example, rows = draw_example(0), SplitRows()
+    example["regions"][0]["is_negated"] = True
+    rows.add(example)
+    assert rows.images[0]["findings"] == {example["regions"][1]["finding"]}
+
+
 def test_a_stream_is_enough_for_tasks_of_one_pass_and_refused_for_others(model, processor, examples, context):
     options = {"model_name": "regionmed-clip", "context": context, "progress": False}
     outcome = run_tasks(model, processor, {"test": iter(examples)}, tasks=("retrieval", "region"), **options)
@@ -219,6 +233,16 @@ def test_a_figure_of_other_queries_is_no_difference(model, processor, examples, 
     assert accuracy.value is None
     assert "different queries, 43 and 30" in accuracy.protocol["skipped"]
     accuracy.check()
+
+
+@pytest.mark.parametrize("other", [{"gallery": 5}, {"prompts_sha256": "0" * 64}])
+def test_a_figure_of_other_candidates_is_no_difference(model, processor, examples, context, other):
+    options = {"tasks": ["region"], "progress": False, "context": context, "model_name": "a"}
+    outcome = run_tasks(model, processor, {"test": examples}, **options)
+    changed = [replace(figure, protocol=figure.protocol | other) for figure in outcome.measured]
+    for result in compare_outcomes(outcome, replace(outcome, measured=changed, model_name="b")):
+        assert result.value is None
+        assert "different queries or candidates" in result.protocol["skipped"]
 
 
 def test_tasks_are_given_the_tuning_split_that_there_is(model, processor, examples, context, monkeypatch):

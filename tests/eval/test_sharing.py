@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from regionmed_clip.eval.tasks import embedding, sharing
-from regionmed_clip.eval.tasks.embedding import embed_examples
+from regionmed_clip.eval.tasks import embedding, grounding_maps, robustness, sharing
+from regionmed_clip.eval.tasks.embedding import embed_examples, embed_texts
+from regionmed_clip.eval.tasks.grounding_maps import HEAT_PATHS, ground_split, paths_of
+from regionmed_clip.eval.tasks.grounding_phrases import list_phrases
 from regionmed_clip.eval.tasks.proposals import propose_examples
+from regionmed_clip.eval.tasks.robustness import embed_perturbed
 from regionmed_clip.eval.tasks.sharing import ALONE, Share, join_launch
+from regionmed_clip.eval.tasks.task_inputs import TaskInputs
 
 
 class Launch:
@@ -57,6 +62,22 @@ class Launch:
 def launch(monkeypatch):
     """A launch of two."""
     return Launch(monkeypatch)
+
+
+def make_inputs(model, processor, examples, reading) -> TaskInputs:
+    """What a task is given of these examples."""
+    return TaskInputs(
+        model=model,
+        processor=processor,
+        region_reading=reading,
+        embedded=embed_examples(model, processor, examples, region_reading=reading, progress=False),
+        examples=examples,
+        embed_split={}.__getitem__,
+        splits=("test",),
+        tuning_split="validation",
+        batch_size=2,
+        is_shown=False,
+    )
 
 
 def test_every_batch_is_the_share_of_one_process_and_joins_in_order(launch):
@@ -109,6 +130,70 @@ def test_processes_share_the_proposals_too(model, processor, draw_example, launc
     ):
         for name, value in vars(alone).items():
             np.testing.assert_array_equal(getattr(split, name), value, err_msg=name)
+
+
+def test_processes_share_the_texts(model, processor, launch):
+    texts = [f"{finding} in zone {i}" for i in range(4) for finding in ("nodule", "cyst")]
+    alone = embed_texts(model, processor, texts, batch_size=3)
+    seen: dict[str, int] = {}
+
+    class Counting:
+        def encode_texts(self, batch):
+            name = threading.current_thread().name
+            seen[name] = seen.get(name, 0) + len(batch)
+            return processor.encode_texts(batch)
+
+    for embeds in launch.run(lambda share: embed_texts(model, Counting(), texts, batch_size=3, share=share)):
+        np.testing.assert_array_equal(embeds, alone)
+    assert sorted(seen.values()) == [3, 5]  # batches of 3, 3 and 2
+
+
+@pytest.mark.parametrize("reading", ["roi", "dense_mean"])
+def test_processes_share_the_phrases_to_ground(model, processor, draw_example, launch, monkeypatch, reading):
+    examples = [draw_example(i, num_regions=i % 3) for i in range(7)]
+    inputs = make_inputs(model, processor, examples, reading)
+    phrases, seen = list_phrases(inputs.embedded), []
+    real = grounding_maps.PreparedExample.read
+    monkeypatch.setattr(
+        grounding_maps.PreparedExample,
+        "read",
+        lambda example, *rest: (seen.append(example["image_id"]), real(example, *rest))[1],
+    )
+
+    def ground(share):
+        return ground_split(replace(inputs, share=share), inputs.embedded, examples, phrases, paths_of(inputs))
+
+    alone = ground(ALONE)
+    num_alone = len(seen)
+    assert alone.found[HEAT_PATHS[0]].scores.size
+    for grounded in launch.run(ground):
+        for name in ("peaks", "contrasts", "is_hit", "area_shares", "ious", "clusters"):
+            np.testing.assert_array_equal(getattr(grounded, name), getattr(alone, name), err_msg=name)
+        for path, found in alone.found.items():
+            for name, values in vars(found).items():
+                np.testing.assert_array_equal(getattr(grounded.found[path], name), values, err_msg=name)
+    assert len(seen) == 2 * num_alone  # once alone, once by both together
+
+
+def test_processes_share_the_worse_images(model, processor, draw_example, launch, monkeypatch):
+    examples = [draw_example(i, num_regions=i % 3) for i in range(5)]
+    inputs = make_inputs(model, processor, examples, "roi")
+    seen = []
+    real = robustness.perturb_all
+
+    def note(batch, *rest):
+        seen.extend(example["image_id"] for example in batch)
+        return real(batch, *rest)
+
+    monkeypatch.setattr(robustness, "perturb_all", note)
+    inputs = replace(inputs, batch_size=16)
+    alone = embed_perturbed(inputs)
+    assert seen == [example["image_id"] for example in examples]
+    for found in launch.run(lambda share: embed_perturbed(replace(inputs, share=share))):
+        for name, changed in alone.items():
+            for field, values in vars(changed).items():
+                np.testing.assert_array_equal(getattr(found[name], field), values, err_msg=f"{name} {field}")
+    assert sorted(seen[5:]) == sorted(seen[:5])  # each image is changed by one of the two
 
 
 def test_without_a_launch_one_process_does_all(monkeypatch):

@@ -37,6 +37,15 @@ def test_retrieval_counts_images_with_one_caption_as_positives_of_it(embed_by_ha
     assert to_text.low <= to_text.value <= to_text.high
 
 
+def test_images_of_a_patient_are_resampled_together_and_texts_each_alone(embed_by_hand):
+    patients = np.arange(24) // 2
+    embedded = replace(embed_by_hand(UNIT, [f"caption {i}" for i in range(24)]), image_clusters=patients)
+    measured = measure_retrieval(embedded)
+    for figure in ("recall@1", "recall@10", "mrr"):
+        assert pick(measured, f"image_to_text_{figure}").clusters.tolist() == patients.tolist()
+        assert pick(measured, f"text_to_image_{figure}").clusters.tolist() == list(range(24))
+
+
 def test_retrieval_with_few_unique_texts_gives_no_number_but_the_reason(embed_by_hand):
     measured = measure_retrieval(embed_by_hand(UNIT[:19], [f"caption {i}" for i in range(19)]))
     assert {m.value for m in measured} == {None}
@@ -67,6 +76,26 @@ def test_region_figures_of_five_regions(embed_by_hand):
     assert set(np.unique(accuracy.resampled)) == {0.5, 0.8, 1.0}  # image 0 alone has one of two right, image 1 all
     assert 0 < accuracy.low < 0.5 < accuracy.high < 1.0  # of two images: Wilson's, wider than their draws below
     assert pick(measured, "text_to_region_recall@1").protocol["skipped"] == "3 unique texts, fewer than 20"
+
+
+def test_regions_that_all_texts_suit_alike_are_named_right_by_none(embed_by_hand):
+    regions = [(i, text, UNIT[5], box) for i, text, _, box in REGIONS]  # a model that sees nothing
+    measured = measure_region(embed_by_hand(UNIT[:2], ["a", "b"], regions=regions))
+    for metric, source in (("region_to_text_accuracy", None), ("region_balanced_accuracy", "drawn")):
+        figure = pick(measured, metric, source)
+        assert figure.value == 0.0
+        assert figure.protocol["ties"] == "pessimistic: an equal negative ranks first"
+
+
+def test_chance_of_a_ranking_is_that_of_its_gallery_in_random_order(embed_by_hand):
+    measured = measure_region(embed_by_hand(UNIT[:2], ["a", "b"], regions=REGIONS))
+    assert pick(measured, "region_to_text_accuracy").protocol["chance"] == pytest.approx(1 / 3)  # three texts
+    captions = [f"caption {i}" for i in range(24)] + ["caption 0"]
+    to_image = measure_retrieval(embed_by_hand([*UNIT, UNIT[0]], captions))
+    chance = pick(to_image, "text_to_image_recall@5").protocol["chance"]
+    # 23 captions have one image of 25, one has two: it is missed by 5 draws of 25 with 20 / 25 x 19 / 24
+    assert chance == pytest.approx((23 * 5 / 25 + (1 - 20 / 25 * 19 / 24)) / 24, abs=1e-12)
+    assert pick(to_image, "image_to_text_recall@1").protocol["chance"] == pytest.approx(1 / 24)
 
 
 def test_text_to_region_ranks_every_region_for_every_unique_text(embed_by_hand):
@@ -171,7 +200,7 @@ def test_the_better_reading_counts_and_both_are_shown(embed_by_hand):
     chosen, winner = choose_better({"crop": bad, "dense_mean": good}, "region_to_text_accuracy")
     accuracy = pick(chosen, "region_to_text_accuracy")
     assert (winner, accuracy.value, accuracy.protocol["reading"]) == ("dense_mean", 0.8, "dense_mean")
-    assert accuracy.protocol["readings"] == {"crop": 0.4, "dense_mean": 0.8}  # "left nodule" is first of the ties
+    assert accuracy.protocol["readings"] == {"crop": 0.0, "dense_mean": 0.8}  # all texts tie: none is right
     assert pick(chosen, "region_median_cosine").value == 0.0  # not the better-looking one: the winner's
 
 

@@ -137,3 +137,11 @@ def test_the_log_is_cut_back_to_the_checkpoint_and_loses_an_unfinished_line(tmp_
     log = MetricsLog(path, last_step=2)
     log.append({"step": 3, "loss": 9.0})
     assert read_metrics(path) == [*rows[:2], {"step": 3, "loss": 9.0}]
+
+
+def test_a_log_without_rows_leaves_no_file(tmp_path):
+    log = MetricsLog(tmp_path / "validation.jsonl", last_step=0)
+    log.append()
+    assert list(tmp_path.iterdir()) == []
+    log.append({"step": 1, "value": 0.5})
+    assert read_metrics(log.path) == [{"step": 1, "value": 0.5}]

@@ -84,6 +84,11 @@ def test_every_result_states_its_interval_number_and_protocol(smoke_run):
     assert accuracy["protocol"]["split"] == "test"
     assert len(accuracy["protocol"]["split_sha256"]) == 64
     assert {"model_revision", "data_revision", "seed", "hardware", "command"} <= set(accuracy)
+    training_images = json.loads((smoke_run / "training_data.json").read_text())["images"]["num_images"]
+    nothing = {"status": "none found", "num_shared": 0, "exact": 0, "near": 0, "patient": 0}
+    assert [r["protocol"]["leak_check"] for r in results] == [
+        {**nothing, "num_training_images": training_images}
+    ] * len(results)
 
 
 def test_two_processes_take_the_same_steps_as_one(smoke_run, repository, tmp_path):

@@ -111,6 +111,12 @@ def test_a_rank_below_one_is_an_error():
         load("recall_at_k", "ranks").compute(predictions=[1, 0])
 
 
+@pytest.mark.parametrize("row", [3, -1])
+def test_a_row_that_the_gallery_lacks_is_an_error(row):
+    with pytest.raises(ValueError, match=f"query 1 names gallery row {row}; 3 items have the rows 0 to 2"):
+        load("recall_at_k").compute(predictions=SCORES[:2], references=[[0], [row]])
+
+
 def test_box_recall_of_no_truth_is_an_error():
     with pytest.raises(ValueError, match="0 true boxes is undefined"):
         load("box_recall").compute(predictions=[[[0, 0, 1, 1]]], references=[[]])

@@ -76,6 +76,12 @@ def test_the_tolerance_is_the_distance_between_pixel_centres(seed, tolerance_px)
     assert pointing_game_hit(heat, is_inside, tolerance_px) == (nearest_px <= tolerance_px)
 
 
+@pytest.mark.parametrize("tolerance_px", [3, 4, 15, 15.5])
+def test_a_tolerance_beyond_the_map_reaches_all_of_it(tolerance_px):
+    assert pointing_game_hit(np.array([[0.0, 0.0, 0.0, 1.0]]), LEFT_HALF, tolerance_px)
+    assert pointing_game_hit(np.array([[0.0, 0.0, 0.0, 1.0]]).T, LEFT_HALF.T, tolerance_px)
+
+
 def test_the_overlap_of_masks_is_the_jaccard_score_of_scikit_learn():
     generator = np.random.default_rng(0)
     first, second = generator.random((20, 30)) < 0.4, generator.random((20, 30)) < 0.3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,10 @@ from sklearn.metrics import average_precision_score, label_ranking_average_preci
 from regionmed_clip.eval.metrics import ranking
 from regionmed_clip.eval.metrics.ranking import (
     average_precisions,
+    chance_of_hit,
+    chance_of_precision,
+    count_positives,
+    even_products,
     mean_reciprocal_rank,
     nearest,
     ranks_of_first_positive,
@@ -195,3 +201,33 @@ def test_nothing_is_nearest_in_an_empty_gallery():
 def test_a_metric_of_no_queries_is_an_error(metric):
     with pytest.raises(ValueError, match="0 queries is undefined"):
         metric(np.zeros(0))
+
+
+def test_chance_is_the_share_of_all_draws_that_hold_a_positive():
+    draws = list(combinations(range(7), 3))
+    expected = np.mean([any(item < 2 for item in draw) for draw in draws])  # items 0 and 1 are positive
+    assert chance_of_hit(np.array([2]), np.array([7]), 3)[0] == pytest.approx(expected, abs=1e-12)
+    assert chance_of_hit(np.array([1, 5]), np.array([4, 5]), 5).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("num_positives", "size"), [(1, 1), (1, 6), (2, 6), (5, 6), (6, 6)])
+def test_chance_of_average_precision_is_its_mean_over_all_orders(num_positives, size):
+    orders = [[place in chosen for place in range(size)] for chosen in combinations(range(size), num_positives)]
+    scores = -np.arange(size)
+    expected = np.mean([average_precision_score(order, scores) for order in orders])
+    found = chance_of_precision(np.array([num_positives]), np.array([size]))
+    assert found[0] == pytest.approx(expected, abs=1e-12)  # float64
+
+
+def test_positives_are_counted_by_key():
+    assert count_positives(np.array([7, 1, 9]), np.array([1, 7, 7, 2])).tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 64), (7, 33, 128), (30, 30, 512), (7, 33, 512)])
+def test_even_products_of_equal_vectors_are_equal_and_those_of_others_what_they_are(shape):
+    num_queries, num_texts, width = shape
+    generator = np.random.default_rng(0)
+    queries, texts = (generator.normal(size=(num, width)).astype(np.float32) for num in (num_queries, num_texts))
+    same = even_products(queries, np.tile(texts[:1], (num_texts, 1)))
+    assert (same == same[:, :1]).all()
+    np.testing.assert_allclose(even_products(queries, texts), queries @ texts.T, atol=1e-3)  # float32, norms of 512

@@ -1,11 +1,19 @@
 """The controlled study from its command line to its table, with a stub in the place of training."""
 
+import itertools
+import json
 from functools import partial
 
 import pytest
 
 from regionmed_clip.eval.results import read_results
-from regionmed_clip.eval.studies.controlled import ARMS, METRICS, build_parser, main, plan, run_study
+from regionmed_clip.eval.studies.arms import compare, gather_arms
+from regionmed_clip.eval.studies.controlled import ARMS, METRICS, RECIPE, build_parser, main, plan, run_study
+from regionmed_clip.eval.studies.measured_runs import PlannedRun, measure_run
+from regionmed_clip.eval.studies.trainings import Training
+from regionmed_clip.processing.corpus.data_spec import stream_examples
+from regionmed_clip.processing.corpus.fingerprints import part_of_examples
+from regionmed_clip.processing.corpus.training_images import FACTS_FILE, IMAGES_FILE, write_training_images
 from regionmed_clip.train.arguments import load_recipe, plain_clip_recipe
 
 DATA = "phantom:num_train=4,num_test=60"
@@ -32,6 +40,27 @@ def test_every_arm_has_every_figure_of_the_claims_and_its_differences_from_full(
     whole = {(r.model, r.metric) for r in results if r.source is None}
     in_whole = set(METRICS) - {"region_balanced_accuracy"}  # findings of one source are told apart, not of several
     assert whole >= {(model, metric) for model in (*ARMS, *differences) for metric in in_whole}
+
+
+def test_every_figure_says_what_is_known_of_leaks(study):
+    assert {r.protocol["leak_check"]["status"] for r in study[2]} == {"unchecked"}  # the stub leaves no record
+
+
+def test_a_copy_of_a_test_image_among_the_training_images_marks_all_figures_of_the_arm(tmp_path, make_stub):
+    data, metrics = "phantom:num_train=4,num_test=6", ("region_to_text_accuracy",)
+    training = Training("full-0", tmp_path / "full-0", RECIPE, (), {"threads": 1})
+    make_stub()[0](training, data=data)
+    examples = itertools.islice(stream_examples(data, "test", decode_images=False), 1)
+    prints = part_of_examples("train", examples).prints
+    images = write_training_images(training.folder / IMAGES_FILE, [(prints, ["phantom"])])
+    (training.folder / "final" / FACTS_FILE).write_text(json.dumps({"images": images}))
+    planned = [PlannedRun("full", 0, training, metrics, ("region",))]
+    measured = [measure_run(run, "cpu") for run in planned]
+    results = compare(gather_arms(planned, measured), (), metrics).results("a CPU", "command")
+    assert [r.protocol["leaks"] for r in results] == [
+        "1 of 6 test images are among 1 training images (1 by equal bytes (sha256), 1 by a patient)"
+    ]
+    assert measure_run(planned[0], "cpu").leaks == measured[0].leaks  # as it was kept
 
 
 def test_one_model_differs_from_itself_by_nothing_where_its_regions_are_read_alike(study):

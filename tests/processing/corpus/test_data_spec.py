@@ -47,6 +47,7 @@ def write_source(folder, num_images, value=0):
         (" phantom: seed = 3 , num_train=20,", DataSpec("phantom", (("num_train", 20), ("seed", 3)))),
         ("phantom:difficulty=1", DataSpec("phantom", (("difficulty", 1.0),))),
         ("jsonl:../shared/data", DataSpec("jsonl", folder="../shared/data")),
+        ("jsonl:../shared/data/", DataSpec("jsonl", folder="../shared/data")),  # as a shell completes it
         ("jsonl:/odd:name,with=signs", DataSpec("jsonl", folder="/odd:name,with=signs")),
         ("jsonl:/odd*name", DataSpec("jsonl", folder="/odd*name")),
         ("phantom*2", DataSpec("phantom")),  # alone, a weight says nothing
