@@ -18,8 +18,10 @@ from regionmed_clip.eval.html_report import write_page
 from regionmed_clip.eval.model_report import ModelReport
 from regionmed_clip.eval.report import write_report
 from regionmed_clip.eval.results import Result, describe_hardware, write_results
+from regionmed_clip.eval.saved_models import answers_questions
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.embedding_cache import EmbeddingCache
+from regionmed_clip.eval.tasks.held_out_examples import HELD_OUT_SPLIT, HeldOutExamples
 from regionmed_clip.eval.tasks.leaks import LeakGuard
 from regionmed_clip.eval.tasks.measured import RunContext
 from regionmed_clip.eval.tasks.registry import (
@@ -32,6 +34,8 @@ from regionmed_clip.eval.tasks.registry import (
 from regionmed_clip.eval.tasks.runner import TaskOutcome, compare_outcomes, run_colour_probe, run_tasks
 from regionmed_clip.eval.tasks.sharing import Share, join_launch
 from regionmed_clip.eval.tasks.split_examples import NUM_SMOKE_IMAGES, TRAINING_SPLIT, SplitExamples
+from regionmed_clip.eval.tasks.vqa_facts import AnswerFacts
+from regionmed_clip.eval.tasks.vqa_questions import QuestionChoice
 from regionmed_clip.processing.corpus.data_spec import data_revision, parse_data_spec
 
 
@@ -65,11 +69,16 @@ class Settings:
     has_colour_probe: bool = False
     is_smoke: bool = False
 
-    def splits_beside(self, examples: SplitExamples) -> list[str]:
+    def splits_beside(self, examples: SplitExamples | HeldOutExamples) -> list[str]:
         """The splits beside the one under test that the tasks choose thresholds on or learn from."""
         wanted = [examples.tuning_split] if TUNED_TASKS & set(self.tasks) else []
         wanted += [TRAINING_SPLIT] if TAUGHT_TASKS & set(self.tasks) or self.has_colour_probe else []
         return [name for name in wanted if name in examples and name != self.split]
+
+    def question_choice(self) -> QuestionChoice:
+        """Which questions all models are asked: those by which the first of them that answers was trained."""
+        taught = (entry.folder for entry in self.models if answers_questions(entry.folder))
+        return next((AnswerFacts.read(folder).choice for folder in taught), QuestionChoice())
 
     def tasks_of(self, entry: ModelEntry) -> tuple[str, ...]:
         """The tasks that tell something of the model, or, of a reading of the first one, something that is new."""
@@ -119,7 +128,13 @@ class Evaluation:
     def _evaluate_data(self, data: str, folder: Path, place: str) -> None:
         """None; every model on one data spec, whose files go below `place` in the output."""
         settings = self.settings
-        examples = SplitExamples(data, settings.split, folder, share=self.share, is_smoke=settings.is_smoke)
+        options: dict[str, Any] = {"share": self.share, "is_smoke": settings.is_smoke}
+        is_held_out = settings.split == HELD_OUT_SPLIT
+        examples = (
+            HeldOutExamples(data, folder, **options)
+            if is_held_out
+            else SplitExamples(data, settings.split, folder, **options)
+        )
         context = RunContext(
             data_revision=data_revision(data),
             model_revision="",
@@ -151,10 +166,10 @@ class Evaluation:
             self._results += found
             if self.share.is_main:
                 self._write_results()
-                page.add(model, examples[settings.split], outcome, found)
+                page.add(model, examples[settings.split], outcome, found, settings.question_choice())
                 self.written = list(dict.fromkeys([*self.written, page.write()]))
 
-    def _check_leaks(self, examples: SplitExamples) -> dict[str, dict[str, Any]]:
+    def _check_leaks(self, examples: SplitExamples | HeldOutExamples) -> dict[str, dict[str, Any]]:
         """By model what protocols say of leaks into the split under test; ValueError where one is refused."""
         settings = self.settings
         guard = LeakGuard(examples[settings.split], settings.leaks)
@@ -174,7 +189,9 @@ class Evaluation:
 
         return self.share.from_main(check)
 
-    def _measure(self, model: ImageTextModel, examples: SplitExamples, context: RunContext) -> TaskOutcome:
+    def _measure(
+        self, model: ImageTextModel, examples: SplitExamples | HeldOutExamples, context: RunContext
+    ) -> TaskOutcome:
         """The outcome of the model's tasks; texts that its tokenizer cuts are counted in every protocol."""
         outcome = run_tasks(
             model.model,
@@ -188,6 +205,8 @@ class Evaluation:
             region_reading=model.region_reading,
             share=self.share,
             cache=self._cache,
+            answering=model.answering,
+            question_choice=self.settings.question_choice(),
         )
         num_cut = model.count_truncated([*outcome.embedded.captions, *outcome.embedded.region_texts])
         return outcome.add_protocol({"texts_truncated": num_cut}) if num_cut else outcome
@@ -246,7 +265,14 @@ class _Page:
         self._reports: dict[str, ModelReport] = {}
         self._details: dict[str, Mapping[str, Mapping[str, Any]]] = {}
 
-    def add(self, model: ImageTextModel, examples: Any, outcome: TaskOutcome, results: list[Result]) -> None:
+    def add(
+        self,
+        model: ImageTextModel,
+        examples: Any,
+        outcome: TaskOutcome,
+        results: list[Result],
+        question_choice: QuestionChoice,
+    ) -> None:
         """None; takes in what was measured of a model and draws its pictures."""
         number = len(self._reports)
         name = "report" if self._is_alone else f"report_{number}"
@@ -260,6 +286,8 @@ class _Page:
             processor=model.processor,
             examples=examples,
             embedded=outcome.embedded,
+            answering=model.answering if "vqa" in outcome.details else None,
+            question_choice=question_choice,
         )
 
     def write(self) -> str:

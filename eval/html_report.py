@@ -33,6 +33,7 @@ TASK_TITLES = {
     "grounding": ("Grounding", "Where a phrase is in an image: heat maps and boxes, none given."),
     "counterfactual": ("Counterfactual texts", "The true text against one that is wrong in one respect."),
     "probe": ("Probes", "A logistic regression on frozen embeddings, with all or a few labelled images."),
+    "vqa": ("Visual questions", "How many questions are answered right, with and without regions, beside controls."),
     "calibration": ("Calibration", "Whether a confidence of 0.8 is right in 8 of 10 cases."),
     "proposals": ("Proposals", "Boxes that the model finds by itself."),
     "robustness": ("Robustness", "What noise, contrast, resolution, window and careless boxes do."),

@@ -130,6 +130,36 @@ METRIC_TITLES: dict[str, str] = {
     "proposal_recall_at_threshold": "proposals at the threshold: recall at IoU 0.5, boxes of a patch or more",
     "proposals_per_empty_image": "proposals on an image without regions ↓",
 }
+_QUESTIONS = {  # metric of visual questions without its suffix
+    "vqa_accuracy": "all questions",
+    "vqa_open_accuracy": "open questions",
+    "vqa_closed_accuracy": "closed questions",
+    "vqa_marked_accuracy": "questions that mark a region",
+    "vqa_unmarked_accuracy": "questions that mark none",
+}
+_SHOWN = {  # suffix
+    "": "the image, no region",
+    "_given_boxes": "regions given",
+    "_proposed_boxes": "regions proposed",
+    "_blank_image": "black image",
+    "_blank_image_given_boxes": "black image, regions given",
+    "_shuffled_image": "another patient's image",
+    "_shuffled_image_given_boxes": "another patient's image, regions given",
+    "_majority": "most frequent training answer",
+    "_zero_shot": "nearest statement",
+    "_zero_shot_given_boxes": "nearest statement, of the marked region",
+}
+METRIC_TITLES |= {
+    f"{metric}{suffix}": f"{questions} answered right: {shown}"
+    for suffix, shown in _SHOWN.items()
+    for metric, questions in _QUESTIONS.items()
+}
+METRIC_TITLES |= {
+    "vqa_marked_gain_given_boxes": "questions that mark a region: gained by giving it",
+    "vqa_unmarked_gain_given_boxes": "questions that mark none: gained by giving regions",
+    "vqa_gain_proposed_boxes": "all questions: gained by proposed regions",
+    "vqa_gain_image": "all questions: gained by the image over a black one",
+}
 METRIC_ORDER: tuple[str, ...] = tuple(METRIC_TITLES)
 LOWER_IS_BETTER: frozenset[str] = frozenset(
     {

@@ -20,11 +20,14 @@ from regionmed_clip.eval.model_report import (
 )
 from regionmed_clip.eval.overlays import draw_heat_maps, draw_image_to_text, draw_region_overlays, draw_text_to_image
 from regionmed_clip.eval.pictures import draw_results
+from regionmed_clip.eval.question_sheet import draw_question_sheet
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.selection import Shown, data_note
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding import evaluating
+from regionmed_clip.eval.tasks.vqa_facts import Answering
+from regionmed_clip.eval.tasks.vqa_questions import QuestionChoice
 from regionmed_clip.eval.training_pictures import draw_loss_curves, draw_training_state, draw_validation
 
 __all__ = ["format_table", "write_report"]
@@ -33,6 +36,7 @@ CAPTIONS = {
     "results.png": "Results with 95 % intervals.",
     "region_overlays.png": "Regions with their best texts among all region texts of the split; yellow: the truth.",
     "heat_maps.png": "Cosine of every patch with a text, without a box; yellow: the boxes that the text describes.",
+    "questions.png": "Questions with the model's answers, and the attention to regions and patches that led to them.",
     "grounding.png": "Phrases grounded without a box (green), among images of which one shows each (yellow).",
     "text_to_image.png": "Text to image: the nearest images of the whole split.",
     "image_to_text.png": "Image to text: the nearest captions of the whole split.",
@@ -53,6 +57,8 @@ def write_report(
     embedded: EmbeddedSplit,
     validation_rows: Sequence[Mapping[str, Any]] = (),
     page: str | Path | None = None,
+    answering: Answering | None = None,
+    question_choice: QuestionChoice | None = None,
 ) -> ModelReport:
     """What was written to `folder`, index.md with its pictures, and what was gathered for the page.
 
@@ -63,6 +69,7 @@ def write_report(
         examples: of the split that `embedded` holds; one pass is made over them.
         validation_rows: of validation.jsonl; empty where there was none.
         page: where to write the page of this one model too; a page of several models is written by `write_page`.
+        answering, question_choice: where the model answers questions, what answers, and which ones it is asked.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +82,11 @@ def write_report(
         if grounds:
             grounded = [shown[row] for row in choice.heat_maps]
             drawn["grounding.png"] = draw_grounding_of(folder / "grounding.png", model, processor, grounded, note)
+        if answering is not None:
+            asked = [shown[row] for row in choice.overlays]
+            choice_of = question_choice or answering.facts.choice
+            path = folder / "questions.png"
+            drawn["questions.png"] = draw_question_sheet(path, answering, processor, asked, choice_of, note)
         sheets = make_sheets(model, processor, embedded, choice, shown, grounds=grounds)
     drawn |= {
         "results.png": draw_results(folder / "results.png", results, note),
@@ -83,7 +95,7 @@ def write_report(
         "training_state.png": draw_training_state(folder / "training_state.png", metrics_rows, note),
     }
     pictures = {name: caption for name, caption in CAPTIONS.items() if drawn.get(name)}
-    index = _write_index(folder, list(pictures), results, note)
+    index = write_index(folder, list(pictures), results, note)
     report = ModelReport(index, pictures, note, sheets, make_details(embedded))
     if page is not None:
         own = next((result.model for result in results), "model")
@@ -122,7 +134,7 @@ def _draw_model(
     return {f"{name}.png": is_drawn for name, is_drawn in drawn.items()}
 
 
-def _write_index(folder: Path, pictures: Sequence[str], results: Sequence[Result], note: str) -> Path:
+def write_index(folder: Path, pictures: Sequence[str], results: Sequence[Result], note: str) -> Path:
     """The path of index.md: note, table, pictures; replaced whole."""
     parts = ["# Report", ""]
     if note:

@@ -33,6 +33,9 @@ HEADLINES = (
     "expected_calibration_error_scaled",
     "proposal_recall",
     "region_jitter_cosine@20",
+    "vqa_accuracy",
+    "vqa_accuracy_given_boxes",
+    "vqa_marked_gain_given_boxes",
 )
 MAX_DIFFERENCES = 2  # columns; with more models, the figures below show them
 MAX_SUMMARY = 14  # rows where none of the headlines is there

@@ -15,6 +15,7 @@ from regionmed_clip.eval.baselines.model_entries import FORM, parse_entries, par
 from regionmed_clip.eval.evaluation import Evaluation, Settings
 from regionmed_clip.eval.tables import format_table
 from regionmed_clip.eval.tasks.embedding_cache import default_cache_folder
+from regionmed_clip.eval.tasks.held_out_examples import HELD_OUT_SPLIT
 from regionmed_clip.eval.tasks.leaks import MODES
 from regionmed_clip.eval.tasks.region_readings import TRAINING_FREE
 from regionmed_clip.eval.tasks.registry import TASKS
@@ -74,7 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", nargs="+", required=True, metavar="SPEC", help=FORMS.replace("%", "%%"))
     add("--tasks", default="all", help=f"some of {','.join(TASKS)}, or all (default)")
     add("--output", required=True, metavar="DIR", help="where results.json, results.md and report.html go")
-    add("--split", default="test", help="split of the data (default: test)")
+    add(
+        "--split",
+        default="test",
+        help=f"split of the data (default: test); {HELD_OUT_SPLIT} where they have none: the part of train that "
+        "train/finetune_vqa.py holds out",
+    )
     add("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
     add("--device", default="auto", help="cpu, cuda, ...; auto (default): the fastest there is")
     add("--seed", type=int, default=0, help="of the bootstrap and of everything drawn (default: 0)")

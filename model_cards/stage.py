@@ -58,7 +58,8 @@ def stage_flat_folder(
     try:
         _save(model, processor, temporary)
         _drop_local_paths(temporary)
-        card = render_card(results, facts or {})
+        answers = {"num_answers": model.config.num_labels} if _is_answering(model) else {}
+        card = render_card(results, {**answers, **(facts or {})})
         check_card(card, results)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         write_results(temporary / "results.json", results)
@@ -75,7 +76,7 @@ def _save(model: Any, processor: Any, folder: Path) -> None:
     """None; writes weights, configs, code, tokenizer and processor, and the image processor alone for old clients."""
     with _auto_classes(model, processor):
         model.save_pretrained(folder)
-        if isinstance(model, RegionMedClipForVisualQuestionAnswering):
+        if _is_answering(model):
             custom_object_save(VisualQuestionAnsweringPipeline, folder)  # no other file names it
         processor.save_pretrained(folder)
         processor.image_processor.save_pretrained(folder)
@@ -84,7 +85,7 @@ def _save(model: Any, processor: Any, folder: Path) -> None:
 @contextmanager
 def _auto_classes(model: Any, processor: Any) -> Iterator[None]:
     """Our classes registered for their Auto classes, so that saving copies their code; undone afterwards."""
-    is_answering = isinstance(model, RegionMedClipForVisualQuestionAnswering)
+    is_answering = _is_answering(model)
     names = {
         type(model.config): "AutoConfig",
         type(model): AUTO_CLASS_OF_ANSWERS if is_answering else "AutoModel",
@@ -112,7 +113,7 @@ def _auto_classes(model: Any, processor: Any) -> Iterator[None]:
 
 def _auto_map(model: Any) -> dict[str, str]:
     """config.json's table from Auto class to our class, by file stem: the files lie flat in the folder."""
-    is_answering = isinstance(model, RegionMedClipForVisualQuestionAnswering)
+    is_answering = _is_answering(model)
     encoder = RegionMedClipModel if is_answering else type(model)
     answers = {AUTO_CLASS_OF_ANSWERS: _name_in_folder(type(model))} if is_answering else {}
     return {
@@ -120,6 +121,10 @@ def _auto_map(model: Any) -> dict[str, str]:
         **dict.fromkeys(AUTO_CLASSES_OF_ENCODER, _name_in_folder(encoder)),
         **answers,
     }
+
+
+def _is_answering(model: Any) -> bool:
+    return isinstance(model, RegionMedClipForVisualQuestionAnswering)
 
 
 def _custom_pipelines() -> dict[str, Any]:

@@ -91,7 +91,7 @@ class CoAttentionBlock(GradientCheckpointingLayer):
         self.question_to_seen = CrossAttention(config, width, num_heads)
         self.seen_to_question = CrossAttention(config, width, num_heads)
         self.question_mlp = FeedForward(width, 4, dropout)
-        self.seen_mlp = FeedForward(width, 1, dropout)  # over all patches of every question: the most costly layer
+        self.seen_mlp = FeedForward(width, 2, dropout)  # over all patches of every question: the most costly layer
         self.dropout = nn.Dropout(dropout)
 
     def forward(

@@ -115,20 +115,15 @@ class QuestionAnswering:
                 "embed images alone take RegionMedClipModel."
             )
         check_regions(type(self).__name__, region_boxes, region_mask, region_coverage, regions)
-        if pixel_values is None and (region_boxes is not None or regions is not None):
-            raise ValueError(
-                "RegionMedClipForVisualQuestionAnswering got regions and no pixel_values; regions are of an image. "
-                "Give the image, or leave the regions out."
-            )
         questions, text_output = self._ask(input_ids, attention_mask, **kwargs)
+        has_regions = region_boxes is not None or regions is not None
         if pixel_values is None:
-            evidence, vision_output = self._see_nothing(questions), None
+            evidence, vision_output = self._see_nothing(questions, has_regions), None
         else:
             image_index = self._settle_image_index(image_index, input_ids, pixel_values)
             given = region_boxes, region_mask, region_coverage
             evidence, vision_output = self._see(pixel_values, image_index, given, regions, **kwargs)
         logits, region_attention, patch_attention = self.answer_head(questions, evidence)
-        has_regions = region_boxes is not None or regions is not None
         return RegionMedClipQuestionAnsweringOutput(
             loss=None if labels is None else answer_loss(logits, labels),
             logits=logits,
@@ -203,8 +198,13 @@ class QuestionAnswering:
         evidence = SeenEvidence(image_embeds, patches, grid, image_index, unit(embeds), boxes, mask, True)
         return evidence, with_pooler_output(output, image)
 
-    def _see_nothing(self, questions: AskedQuestions) -> SeenEvidence:
-        """The evidence of no image: zeros of the right shapes, masked."""
+    def _see_nothing(self, questions: AskedQuestions, has_regions: bool) -> SeenEvidence:
+        """The evidence of no image: zeros of the right shapes, masked; a ValueError if there are regions of it."""
+        if has_regions:
+            raise ValueError(
+                "RegionMedClipForVisualQuestionAnswering got regions and no pixel_values; regions are of an image. "
+                "Give the image, or leave the regions out."
+            )
         config, embeds = self.config, questions.embeds
         num_questions = len(embeds)
         return SeenEvidence(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from modeling_regionmed_clip import RegionMedClipModel, RegionMedClipOutput
 from modeling_regionmed_clip.region_pooling import box_coverage
@@ -16,12 +17,17 @@ from .recipe_parts import TEXT_TERMS
 
 
 @contextmanager
-def eager_attention_on_cpu(model: RegionMedClipModel) -> Iterator[None]:
-    """Plain attention in the towers inside the block, on a CPU: the fused one is slow backwards (docs/decisions.md)."""
+def eager_attention_on_cpu(model: PreTrainedModel, *, beside_towers: bool = False) -> Iterator[None]:
+    """Plain attention in the towers inside the block, on a CPU: the fused one is slow backwards (docs/decisions.md).
+
+    Args:
+        beside_towers: in the rest of the model too; an answer head has far more queries than a ROI processor.
+    """
     if model.device.type != "cpu":
         yield
         return
-    parts = {name: getattr(model.config, name)._attn_implementation for name in model.config.sub_configs}
+    parts = {"": model.config._attn_implementation} if beside_towers else {}  # by the library, "" is the model itself
+    parts |= {name: getattr(model.config, name)._attn_implementation for name in model.config.sub_configs}
     model.set_attn_implementation(dict.fromkeys(parts, "eager"))
     try:
         yield

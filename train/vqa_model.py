@@ -160,10 +160,11 @@ class AnsweringModel(nn.Module):
         missing = boxes.shape[1] - proposed_boxes.shape[1]
         proposed_boxes = nn.functional.pad(proposed_boxes, (0, 0, 0, missing))
         proposed_mask = nn.functional.pad(found.region_mask[index], (0, missing))
-        return {
-            "region_boxes": torch.where(is_proposed[:, None, None], proposed_boxes, boxes),
-            "region_mask": torch.where(is_proposed[:, None], proposed_mask, mask),
-        }
+        boxes = torch.where(is_proposed[:, None, None], proposed_boxes, boxes)
+        mask = torch.where(is_proposed[:, None], proposed_mask, mask)
+        real = mask.any(dim=0).nonzero()  # of 16 proposals few are; the rest would only cost time
+        width = int(real.amax()) + 1 if len(real) else 1
+        return {"region_boxes": boxes[:, :width], "region_mask": mask[:, :width]}
 
 
 def _to_width(tensors: dict[str, Tensor], least: int) -> tuple[Tensor, Tensor]:

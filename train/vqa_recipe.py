@@ -100,11 +100,14 @@ class QuestionEvaluation:
     """The figures of the finished models, on a split that neither training nor early stopping has seen."""
 
     split: str = "test"
+    max_images: int | None = None  # the first by the hash of their names; None: all
     batch_size: int = 64
 
     def check(self, where: str) -> None:
-        """Raises a ValueError for an empty batch, or for a split that the model has been fitted or chosen on."""
+        """Raises a ValueError for an empty batch or split, or a split that the model was fitted or chosen on."""
         require(where, "batch_size", self.batch_size, self.batch_size >= 1, "at least 1")
+        most = self.max_images
+        require(where, "max_images", most, most is None or most >= 1, "at least 1, or null for all")
         is_unseen = self.split not in ("train", "validation")
         require(where, "split", self.split, is_unseen, "neither train nor validation: on these the model was chosen")
 

@@ -106,7 +106,7 @@ class VqaTrainer:
         else:
             settle_adapters(encoder, [self.plan], step)
             load_model_weights(found[0], self.model)
-        with self.interruption.deferred(), eager_attention_on_cpu(encoder):
+        with self.interruption.deferred(), eager_attention_on_cpu(self.model, beside_towers=True):
             self._train_steps(step, None if found is None else found[0])
         state = best_state(self.checkpoints)
         assert state is not None, "every run ends with a validation"

@@ -17,11 +17,12 @@ TASKS = (
     "counterfactual",
     "probe",
     "calibration",
+    "vqa",
 )
 TUNED_TASKS = frozenset({"zero_shot", "grounding", "probe", "calibration"})  # they choose on the tuning split
 TAUGHT_TASKS = frozenset({"probe"})  # they learn from the training split
 GLOBAL_TASKS = frozenset({"retrieval"})  # they read no region
-OWN_PASS_TASKS = ("zero_shot", "proposals", "robustness", "grounding")  # they go through the examples again
+OWN_PASS_TASKS = ("zero_shot", "proposals", "robustness", "grounding", "vqa")  # they go through the examples again
 READING_TASKS = frozenset({"region", "robustness", "counterfactual"})  # what another reading of one model changes
 TRAINED_REGION_TASKS = frozenset({"proposals"})  # they tell nothing of a model whose region path is untrained
 

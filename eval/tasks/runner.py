@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 
-from regionmed_clip.eval.intervals import paired_bootstrap_p, paired_interval, paired_permutation_p
 from regionmed_clip.eval.results import Result
 from regionmed_clip.eval.tasks.colour_probe import measure_colour_probe
+from regionmed_clip.eval.tasks.differences import in_common, subtract
 from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding_cache import EmbeddingCache
 from regionmed_clip.eval.tasks.measured import Measured, RunContext, choose_better
@@ -27,6 +26,8 @@ from regionmed_clip.eval.tasks.registry import (
 from regionmed_clip.eval.tasks.sharing import ALONE, Share
 from regionmed_clip.eval.tasks.split_embedder import SplitEmbedder
 from regionmed_clip.eval.tasks.task_inputs import Task, TaskInputs
+from regionmed_clip.eval.tasks.vqa_facts import Answering
+from regionmed_clip.eval.tasks.vqa_questions import QuestionChoice
 
 __all__ = [
     "TASKS",
@@ -41,9 +42,6 @@ __all__ = [
 
 PLAIN_READINGS = ("dense_mean", "crop")
 TUNING_SPLITS = ("validation", "tuning")  # where thresholds are chosen: the first that the data has
-# keys of a protocol that say nothing of a difference
-OF_ONE_FIGURE = ("chance", "interval", "of_the_model", "per_finding", "readings")
-CHOICE = ("gallery", "prompts_sha256")  # of a protocol: what was chosen among, the same for two that are compared
 Examples = Iterable[Mapping[str, Any]]
 
 
@@ -83,6 +81,8 @@ def run_tasks(
     share: Share = ALONE,
     cache: EmbeddingCache | None = None,
     is_brief: bool = False,
+    answering: Answering | None = None,
+    question_choice: QuestionChoice | None = None,
 ) -> TaskOutcome:
     """The outcome of `tasks` on the split `context.split`.
 
@@ -90,7 +90,8 @@ def run_tasks(
         examples_by_split: the split under test, and those to tune and to train probes on; what is chosen on others is
             skipped where they are absent.
         region_reading: how the model reads a region; see `embedding.READINGS`.
-        share, cache: see `SplitEmbedder`. is_brief: see `TaskInputs`.
+        share, cache: see `SplitEmbedder`. is_brief, answering: see `TaskInputs`.
+        question_choice: see `TaskInputs`; None: as the answering model was trained.
     """
     chosen = check_tasks(tasks)
     _check_examples(examples_by_split, context, chosen)
@@ -98,6 +99,8 @@ def run_tasks(
     embedder = SplitEmbedder(model, processor, examples_by_split, readings=[region_reading], cache=cache, **options)
     measures = {name: find_task(name) for name in chosen}  # before any work: what a task needs may be missing
     inputs = _make_inputs(model, processor, embedder, region_reading, examples_by_split, context, options, is_brief)
+    choice = question_choice or (QuestionChoice() if answering is None else answering.facts.choice)
+    inputs = replace(inputs, answering=answering, question_choice=choice)
     measured, details = _measure(inputs, measures)
     return _outcome(measured, inputs.embedded, model_name, context, details)
 
@@ -176,45 +179,13 @@ def compare_outcomes(first: TaskOutcome, second: TaskOutcome) -> list[Result]:
             f"{name}: resampled with seeds {first.context.seed} and {second.context.seed}; paired intervals need equal "
             "draws. Evaluate both with one seed."
         )
-    context = replace(first.context, protocol=_in_common(first.context.protocol, second.context.protocol))
+    context = replace(first.context, protocol=in_common(first.context.protocol, second.context.protocol))
     results = []
     for figure in first.measured:
         other = others.get(figure.key)
         if other is not None and figure.resampled is not None and other.resampled is not None:
-            results.append(_subtract(figure, other, context.seed).as_result(name, context))
+            results.append(subtract(figure, other, context.seed).as_result(name, context))
     return results
-
-
-def _subtract(figure: Measured, other: Measured, seed: int) -> Measured:
-    """The paired difference of a figure of two models, or a skipped one."""
-    protocol = _in_common(figure.protocol, other.protocol) | {"paired": True}
-    is_other_choice = any(figure.protocol.get(key) != other.protocol.get(key) for key in CHOICE)
-    if is_other_choice or not np.array_equal(figure.clusters, other.clusters):
-        what = f"queries, {figure.n:,} and {other.n:,}" if figure.n != other.n else "queries or candidates"
-        reason = f"measured on different {what}: regions outside a model's frame"
-        blank = {"value": None, "low": None, "high": None, "resampled": None, "clusters": None, "outcomes": None}
-        return replace(figure, **blank, protocol=protocol | {"skipped": reason})
-    differences = figure.resampled - other.resampled
-    low, high = paired_interval(figure.resampled, other.resampled)
-    if figure.outcomes is not None and other.outcomes is not None:
-        p_value = paired_permutation_p(figure.outcomes, other.outcomes, figure.clusters, seed=seed)
-        test = "paired permutation, patients (or texts) swapped whole"
-    else:
-        p_value, test = paired_bootstrap_p(differences), "paired bootstrap"
-    return replace(
-        figure,
-        value=figure.value - other.value,
-        low=low,
-        high=high,
-        protocol=protocol | {"p_value": p_value, "test": test},
-        resampled=differences,
-        outcomes=None,
-    )
-
-
-def _in_common(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """What two protocols say alike, without what is said of a single figure's value."""
-    return {key: value for key, value in first.items() if key not in OF_ONE_FIGURE and second.get(key) == value}
 
 
 def _make_inputs(

@@ -12,6 +12,8 @@ from regionmed_clip.eval.tasks.embedded_split import EmbeddedSplit
 from regionmed_clip.eval.tasks.embedding import embed_examples, embed_texts
 from regionmed_clip.eval.tasks.measured import Measured
 from regionmed_clip.eval.tasks.sharing import ALONE, Share
+from regionmed_clip.eval.tasks.vqa_facts import Answering
+from regionmed_clip.eval.tasks.vqa_questions import QuestionChoice
 
 Examples = Iterable[Mapping[str, Any]]
 
@@ -43,6 +45,8 @@ class TaskInputs:
         share: the part of the passes that is this process's; every process goes through all tasks.
         is_brief: for a look while a model trains; a task then leaves out figures that need a pass of their own beside
             those that are its core.
+        answering: the model that answers questions, of which `model` is the encoder; None: there is no answer head.
+        question_choice: which questions are asked of the examples; the same for models that are compared.
     """
 
     model: Any
@@ -60,6 +64,8 @@ class TaskInputs:
     is_shown: bool = True
     share: Share = ALONE
     is_brief: bool = False
+    answering: Answering | None = None
+    question_choice: QuestionChoice = field(default_factory=QuestionChoice)
 
     @property
     def pass_options(self) -> dict[str, Any]:

@@ -77,5 +77,6 @@ def stream_part(spec: DataSpec | str, part: str) -> Iterator[dict[str, Any]]:
         if len(plan[split]) == 1:
             yield from examples
             continue
-        names = parts_of_rows(part_of_examples(split, examples), plan[split])
+        decoded = stream_examples(term, split, is_interleaved=False)  # as training hashes them, to the last bit
+        names = parts_of_rows(part_of_examples(split, decoded), plan[split])
         yield from (example for example, name in zip(examples, names, strict=True) if name == part)

@@ -79,6 +79,7 @@ def _draw_example(index: int, *, source: str = "drawn", num_regions: int = 2, si
         regions.append(
             {"box": [x, y, x + 10, y + 10], "finding": finding, "is_negated": False, "description": text}
             | {"key": hash_text(text)}
+            | dict.fromkeys(("anatomy", "laterality", "place", "size", "severity", "certainty"))
         )
     caption = "Chest radiograph with " + " and ".join(r["description"] for r in regions) + f", case {index % 25}."
     buffer = io.BytesIO()
@@ -95,6 +96,7 @@ def _draw_example(index: int, *, source: str = "drawn", num_regions: int = 2, si
         "caption": caption,
         "caption_key": hash_text(caption),
         "regions": regions,
+        "qa": [],
     }
 
 

@@ -81,6 +81,13 @@ def test_every_auto_class_and_the_pipeline_find_their_code(folder):
     assert config["answer_num_layers"] == 2
 
 
+def test_the_card_says_how_to_ask(folder):
+    card = (folder / "README.md").read_text()
+    assert "\npipeline_tag: visual-question-answering\n" in card
+    assert "one of the 3 answers of `config.id2label`" in card
+    assert 'pipeline("visual-question-answering", model=path, trust_remote_code=True)' in card
+
+
 def test_an_encoder_says_nothing_of_answers(model, processor, tmp_path):
     folder = stage_flat_folder(model, processor, tmp_path / "final", results=[])
     config = json.loads((folder / "config.json").read_text())
@@ -88,6 +95,7 @@ def test_an_encoder_says_nothing_of_answers(model, processor, tmp_path):
     assert said == []
     assert "AutoModelForVisualQuestionAnswering" not in config["auto_map"]
     assert not (folder / "question_answering_pipeline.py").exists()
+    assert "visual-question-answering" not in (folder / "README.md").read_text()
 
 
 def test_staging_leaves_the_model_as_it_was(question_model, folder):

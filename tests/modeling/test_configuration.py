@@ -30,6 +30,11 @@ def test_the_defaults_are_a_real_vit_b16_and_a_bert_base():
         ({"logit_scale_max": 0}, "logit_scale_max is 0; it must be a finite number above 0"),
         ({"logit_scale_init_value": float("nan")}, "logit_scale_init_value is nan; it must be a finite number"),
         ({"logit_bias_init_value": "ten"}, "logit_bias_init_value is 'ten'"),
+        ({"answer_hidden_size": 0}, "answer_hidden_size is 0; it must be a whole number of at least 1"),
+        ({"answer_hidden_size": "wide"}, "answer_hidden_size is 'wide'"),
+        ({"answer_num_layers": 1.5}, "answer_num_layers is 1.5"),
+        ({"answer_hidden_size": 30, "answer_num_heads": 4}, "it must divide answer_hidden_size = 30"),
+        ({"answer_dropout": 1.0}, r"answer_dropout is 1.0; it must be a finite number in \[0, 1\)"),
         ({"vision_config": 3}, "vision_config is 3; give the tower's config"),
         ({"text_config": {"model_type": "nonesuch"}}, "model_type 'nonesuch'"),
         ({"vision_config": {"model_type": "clip_vision_model", "image_size": 50, "patch_size": 16}}, "must divide"),
@@ -46,6 +51,27 @@ def test_the_defaults_are_a_real_vit_b16_and_a_bert_base():
 def test_an_impossible_config_is_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("projection_dim", "given", "width", "num_heads"),
+    [(16, None, 16, 1), (512, None, 512, 8), (1024, None, 768, 12), (200, None, 200, 2), (512, 256, 256, 4)],
+)
+def test_the_answer_head_is_as_wide_as_the_shared_space_up_to_768(projection_dim, given, width, num_heads):
+    fusion = {"fusion_num_heads": 1}
+    config = tiny_config(projection_dim=projection_dim, answer_hidden_size=given, **fusion)
+    assert (config.answer_hidden_size, config.answer_num_heads) == (width, num_heads)
+
+
+def test_config_json_of_an_encoder_says_of_the_answer_head_only_what_was_set(tmp_path):
+    plain, wide = tiny_config(), tiny_config(answer_hidden_size=128)
+    assert not [name for name in plain.to_diff_dict() if name.startswith("answer_")]
+    assert {name: value for name, value in wide.to_diff_dict().items() if name.startswith("answer_")} == {
+        "answer_hidden_size": 128
+    }
+    wide.save_pretrained(tmp_path)
+    loaded = RegionMedClipConfig.from_pretrained(tmp_path)
+    assert (loaded.answer_hidden_size, loaded.answer_num_heads) == (128, 2)
 
 
 def test_the_configs_that_are_given_are_copied():

@@ -79,14 +79,14 @@ class Scripted:
 
 
 def test_a_run_learns_its_questions_and_keeps_the_best_weights(made, accelerator, tmp_path):
-    trainer = trainer_of(made, accelerator, tmp_path, "steps=40", "validation.every_steps=10", "validation.patience=9")
+    trainer = trainer_of(made, accelerator, tmp_path, "steps=32", "validation.every_steps=8", "validation.patience=9")
     best = trainer.train(resume=False)
     log = rows(tmp_path)
-    assert [row["step"] for row in log] == list(range(1, 41))
-    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    assert [row["step"] for row in log] == list(range(1, 33))
+    assert log[-1]["loss"] < 0.7 * log[0]["loss"]
     assert all(row["num_questions"] == 5 for row in log)  # 2 + 1 + 2 of the three images
     figures = {row["step"]: row["value"] for row in rows(tmp_path, "validation") if row["metric"] == "vqa_accuracy"}
-    assert list(figures) == [10, 20, 30, 40]
+    assert list(figures) == [8, 16, 24, 32]
     assert best.value == max(figures.values())
     kept = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     load_model_weights(tmp_path / "checkpoints" / "best", trainer.model)
