@@ -89,7 +89,7 @@ def test_where_every_draw_is_equal_the_interval_is_not_a_point():
     pooled = pool(figures, [0, 1], {})
     assert (pooled.value, pooled.low, pooled.high) == (1.0, 0.71, 1.0)
     assert pooled.protocol["interval"] == WIDENED_RULE
-    difference = subtract({KEY: pooled}, {KEY: pool(figures[:1], [0], {})})[KEY]
+    difference = subtract({KEY: pooled}, {KEY: pool(figures[:1] * 2, [0, 1], {})})[KEY]
     assert (difference.value, difference.low, difference.high) == pytest.approx((0.0, 0.71 - 1.0, 1.0 - 0.74))
     assert difference.protocol["interval"] == WIDENED_RULE
 
