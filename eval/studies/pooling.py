@@ -4,7 +4,7 @@ Every training is evaluated on the same queries, resampled by the same draws of 
 query). So an arm's figure in a draw is the mean over its trainings, the difference of two arms in a draw is the
 difference of these, and intervals are their percentiles: images are resampled, trainings are not. Where every draw
 gives one and the same figure (all of eleven regions named right), percentiles would claim certainty: then the interval
-reaches to the outermost ends of the trainings' own, and of a difference as far as those of its two arms allow.
+reaches to the outermost ends of the trainings' own, and that of the difference of two such arms as far as these allow.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def subtract(first: Mapping[Hashable, Pooled], second: Mapping[Hashable, Pooled]
         resampled = one.resampled - other.resampled
         low, high = percentile_interval(resampled)
         rule = one.protocol["interval"]
-        if low == high:
+        if one.protocol["interval"] == other.protocol["interval"] == WIDENED_RULE:
             low, high, rule = one.low - other.high, one.high - other.low, WIDENED_RULE
         differences[key] = replace(
             one,
