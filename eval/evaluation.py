@@ -102,6 +102,12 @@ class Evaluation:
             raise ValueError(f"--batch-size is {settings.batch_size}; a pass needs at least 1 image. Give 64.")
         if settings.seed < 0:
             raise ValueError(f"--seed is {settings.seed}; a seed is a whole number from 0. Leave it out for 0.")
+        first = settings.models[0]
+        if not settings.tasks_of(first):
+            raise ValueError(
+                f"--tasks {','.join(settings.tasks)} tell nothing of {first.name!r}, whose regions are read without "
+                f"training ({first.reading}). Choose other tasks, or name a model with trained regions first."
+            )
         for data in settings.data:
             parse_data_spec(data)
         repeated = sorted({data for data in settings.data if settings.data.count(data) > 1})
@@ -148,7 +154,13 @@ class Evaluation:
         protocols = self._check_leaks(examples)
         page = _Page(Path(settings.output), place, is_alone=len(settings.models) == 1)
         first: TaskOutcome | None = None
-        for model in load_all(settings.models, self.device):
+        told = [entry for entry in settings.models if settings.tasks_of(entry)]
+        for entry in settings.models:
+            if entry not in told:
+                self._tell(
+                    f"{entry.name}: none of {', '.join(settings.tasks)} tells anything new of it; it is left out"
+                )
+        for model in load_all(told, self.device):
             self._tell(f"{model.name} on {data}, {settings.split}: {', '.join(settings.tasks_of(model.entry))}")
             said = {**context.protocol, **model.entry.protocol, **protocols[model.name]}
             own = replace(context, model_revision=model.revision, protocol=said)

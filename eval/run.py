@@ -7,6 +7,7 @@ and the main one writes; without a GPU add `--config_file train/accelerate/cpu_2
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         evaluation = Evaluation(_settings(options, command))
         results = evaluation.run()
     except ValueError as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: error: {error}\n")  # without the usage, under which it would be lost
     if evaluation.share.is_main:
         whole = [result for result in results if result.source is None and result.stratum is None]
         print(format_table(whole))  # noqa: T201
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settings(options: argparse.Namespace, command: str) -> Settings:
     """The settings that the command line gives."""
-    names = TASKS if options.tasks == "all" else tuple(name.strip() for name in options.tasks.split(","))
+    names = tuple(name for name in re.split(r"[\s,]+", " ".join(options.tasks)) if name)
+    names = TASKS if names == ("all",) else names
     models = tuple(parse_entries(options.model, options.baselines))
     return Settings(
         models=models,
@@ -73,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--baselines", nargs="+", default=(), metavar="READING", help=f"also read the first one's regions by these: "
         f"{', '.join(TRAINING_FREE)}")  # fmt: skip
     add("--data", nargs="+", required=True, metavar="SPEC", help=FORMS.replace("%", "%%"))
-    add("--tasks", default="all", help=f"some of {','.join(TASKS)}, or all (default)")
+    add("--tasks", nargs="+", default=["all"], metavar="TASK", help=f"some of {', '.join(TASKS)}, or all (default)")
     add("--output", required=True, metavar="DIR", help="where results.json, results.md and report.html go")
     add(
         "--split",

@@ -87,10 +87,21 @@ def kind_of_folder(path: str | Path) -> str:
             raise ValueError(f"{config} is not a JSON object ({error}); a model's config.json is one.") from error
     if (Path(path) / _OPEN_CLIP_CONFIG).is_file():
         return OPEN_CLIP_KIND
-    raise ValueError(
-        f"model {str(path)!r} has no config.json; give the folder that a run left in OUTPUT_DIR/final, or one with a "
-        "checkpoint of CLIP, SigLIP, a dual encoder or open_clip."
+    raise ValueError(f"model {str(path)!r} has no config.json; {_way_out(Path(path))}")
+
+
+def _way_out(path: Path) -> str:
+    """What a folder that holds no model may have been meant for."""
+    if (path / "final" / "config.json").is_file():
+        return f"a run's model lies in its final/: give {path / 'final'}."
+    if (path / "adapter_config.json").is_file():
+        return "it holds adapters alone; the merged model lies in final/ beside it."
+    asked = (
+        "give the folder that a run left in OUTPUT_DIR/final, or one with a checkpoint of CLIP, SigLIP, a dual encoder"
     )
+    if path.is_dir():
+        return f"{asked} or open_clip."
+    return f"{asked} or open_clip. There is no such folder, and nothing is fetched from the Hub."
 
 
 def _load_foreign(

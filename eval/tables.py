@@ -128,10 +128,13 @@ def _row_order(row: tuple[str, str | None, str | None]) -> tuple:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    """Lines below the table: what the brackets are, and the readings of plain-clip."""
+    """Lines below the table: what the brackets are, whether it was a smoke run, and the readings of plain-clip."""
     is_of_patients = any("interval" in r.protocol for r in results)  # else as the first published results were taken
     resampled = OF_PATIENTS if is_of_patients else OF_IMAGES
     notes = ["", f"- Brackets: 95 % bootstrap interval, {resampled}."]
+    smoke = next((r.protocol["smoke"] for r in results if r.protocol.get("smoke")), None)
+    if smoke is not None:
+        notes.append(f"- **A smoke run ({smoke}): it tells that everything runs, and nothing about a model.**")
     for r in results:
         is_whole = r.source is None and r.stratum is None and r.value is not None
         if is_whole and r.metric == "region_to_text_accuracy" and "readings" in r.protocol:

@@ -120,6 +120,9 @@ def _parse_entry(text: str) -> ModelEntry:
         raise ValueError(f"model {text!r} has no {'name' if not name else 'folder'}; the form is {FORM}.")
     place, is_padded = _without_suffix(place, (_PAD,))
     place, reading = _without_suffix(place, READINGS)
+    before, _, suffix = place.rpartition(":")
+    if before and Path(before).is_dir() and not Path(place).exists():
+        raise ValueError(f"model {text!r}: {suffix!r} is no reading; choose from {', '.join(READINGS)}, or :{_PAD}.")
     folder = Path(place)
     kind = kind_of_folder(folder)
     is_own = kind == OWN_KIND

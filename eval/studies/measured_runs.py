@@ -149,6 +149,8 @@ def _keep(figure: Measured) -> MeasuredFigure:
         metric=figure.metric,
         source=figure.source,
         value=figure.value,
+        low=figure.low,
+        high=figure.high,
         n=figure.n,
         resampled=[value if isfinite(value) else None for value in figure.resampled.tolist()],
         protocol=figure.protocol,

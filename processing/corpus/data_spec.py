@@ -248,8 +248,12 @@ def _parse_form(text: str, form: str) -> DataSpec:
         return DataSpec("jsonl", folder=str(Path(rest)))  # X and X/ are one
     if form and is_built_corpus(form):
         return DataSpec("corpus", folder=str(Path(form)))
-    hint = "The folder has no manifest.json" if form and Path(form).is_dir() else f"{form!r} is none of them"
-    raise ValueError(f"Data {text!r} has no known form; data is {FORMS}. {hint}: correct it.")
+    hint = (
+        "The folder has no manifest.json: correct it" if form and Path(form).is_dir() else f"{form!r} is none of them"
+    )
+    if form and (any(Path(form).glob("annotations.jsonl")) or any(Path(form).glob("*/annotations.jsonl"))):
+        hint = f"The folder has annotations.jsonl: write jsonl:{form}"
+    raise ValueError(f"Data {text!r} has no known form; data is {FORMS}. {hint}.")
 
 
 def _parse_options(text: str, rest: str) -> tuple[tuple[str, int | float], ...]:

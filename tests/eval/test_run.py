@@ -115,6 +115,20 @@ def test_baselines_are_readings_of_the_first_model_and_measured_by_what_they_cha
     }
 
 
+def test_a_model_to_which_no_task_applies_is_left_out_and_it_is_said(folder, tmp_path, no_pictures, capsys):
+    arguments = ["--model", str(folder), "--baselines", "dense_mean", "--data", DATA, "--output", str(tmp_path)]
+    assert run.main([*arguments, "--tasks", "retrieval"]) == 0
+    assert {result.model for result in read_results(tmp_path / "results.json")} == {"regionmed-clip"}
+    assert "regionmed-clip:dense_mean: none of retrieval tells anything new of it" in capsys.readouterr().err
+
+
+def test_tasks_stand_apart_by_commas_or_spaces(folder, tmp_path, no_pictures):
+    arguments = ["--model", str(folder), "--data", DATA, "--output", str(tmp_path)]
+    assert run.main([*arguments, "--tasks", "retrieval,region", "counterfactual"]) == 0
+    found = {result.task for result in read_results(tmp_path / "results.json")}
+    assert found == {"retrieval", "region", "counterfactual"}
+
+
 def test_several_data_have_a_table_and_a_page_each(folder, tmp_path, no_pictures, capsys):
     other = "phantom:num_train=10,num_test=5,seed=3"
     arguments = ["--model", str(folder), "--data", DATA, other, "--tasks", "retrieval", "--output", str(tmp_path)]
@@ -153,6 +167,7 @@ def test_smoke_takes_a_few_images_and_every_figure_says_so(folder, tmp_path, no_
     results = read_results(tmp_path / "results.json")
     assert {r.n for r in results if r.metric == "image_to_text_mrr" and r.source is None} == {3}
     assert all(r.protocol["smoke"].startswith("the first") for r in results)
+    assert "A smoke run (the first" in (tmp_path / "results.md").read_text()
 
 
 def test_a_leak_is_refused_before_anything_is_measured_or_marked(folder, tmp_path, no_pictures, monkeypatch, capsys):
@@ -260,10 +275,12 @@ def test_processes_other_than_the_main_one_write_and_print_nothing(folder, tmp_p
         ({"--training-images": "absent.parquet"}, "there is no file 'absent.parquet'"),
         ({"--leaks": "ignore"}, "invalid choice: 'ignore'"),
         ({"--baselines": "roi"}, "baselines ['roi'] are not known"),
+        ({"--model": "{folder}:crop", "--tasks": "proposals"}, "--tasks proposals tell nothing of 'regionmed-clip'"),
     ],
 )
 def test_bad_input_ends_with_a_message_and_status_2(folder, tmp_path, capsys, change, message):
     options = {"--model": str(folder), "--data": DATA, "--output": str(tmp_path), **change}
+    options["--model"] = options["--model"].format(folder=folder)
     with pytest.raises(SystemExit) as stop:
         run.main([text for pair in options.items() for text in pair])
     assert stop.value.code == 2

@@ -158,6 +158,8 @@ def test_texts_beyond_the_tokenizers_limit_are_counted_once_each(folders):
         (["a={own}", "a={clip}"], [], r"model names \['a'\] are given twice"),
         (["{own}"], ["roi"], r"baselines \['roi'\] are not known; choose from crop, blur"),
         (["{own}/nowhere"], [], "has no config.json"),
+        (["{own}/nowhere"], [], "nothing is fetched from the Hub"),
+        (["{own}:crops"], [], "'crops' is no reading; choose from roi, crop"),
         (["={own}"], [], "has no name"),
         (["mine="], [], "has no folder"),
         ([], [], "no model is given"),
@@ -166,6 +168,16 @@ def test_texts_beyond_the_tokenizers_limit_are_counted_once_each(folders):
 def test_a_wrong_entry_is_refused_with_the_way_out(folders, texts, baselines, message):
     with pytest.raises(ValueError, match=message):
         parse_entries([text.format(**folders) for text in texts], baselines)
+
+
+def test_a_run_and_its_adapters_are_told_from_its_model(folders, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="it holds adapters alone; the merged model lies in final"):
+        parse_entries([str(tmp_path / "adapter")])
+    (tmp_path / "final").symlink_to(folders["own"])
+    with pytest.raises(ValueError, match=f"give {tmp_path / 'final'}"):
+        parse_entries([str(tmp_path)])
 
 
 def test_a_folder_whose_files_are_not_whole_is_refused_by_name(folders, tmp_path):

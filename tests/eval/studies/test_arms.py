@@ -8,7 +8,7 @@ import pytest
 from regionmed_clip.eval.intervals import percentile_interval, resample_mean
 from regionmed_clip.eval.studies.arms import MeasuredArm, compare
 from regionmed_clip.eval.studies.measured_runs import MeasuredFigure, MeasuredRun
-from regionmed_clip.eval.studies.pooling import pool
+from regionmed_clip.eval.studies.pooling import WIDENED_RULE, pool, subtract
 
 METRICS = ("macro_auroc", "region_to_text_accuracy")
 IMAGES = np.array([0, 0, 1, 2])
@@ -80,6 +80,18 @@ def test_a_draw_in_which_a_figure_is_undefined_counts_in_no_interval():
     assert pooled.protocol["interval"] == "images resampled, trainings fixed"
     assert np.isnan(pooled.resampled[0])
     assert (pooled.low, pooled.high) == pytest.approx((0.2625, 0.7375))  # 2.5 % and 97.5 % of 0.25, 0.5, 0.75
+
+
+def test_where_every_draw_is_equal_the_interval_is_not_a_point():
+    right = {"value": 1.0, "n": 11, "resampled": [1.0] * 4}
+    own = [{"low": 0.74, "high": 1.0}, {"low": 0.71, "high": 1.0}]  # Wilson's of 11 of 11; fewer effective queries
+    figures = [replace(BETTER.runs[0].figures[0], **right, **ends) for ends in own]
+    pooled = pool(figures, [0, 1], {})
+    assert (pooled.value, pooled.low, pooled.high) == (1.0, 0.71, 1.0)
+    assert pooled.protocol["interval"] == WIDENED_RULE
+    difference = subtract({KEY: pooled}, {KEY: pool(figures[:1] * 2, [0, 1], {})})[KEY]
+    assert (difference.value, difference.low, difference.high) == pytest.approx((0.0, 0.71 - 1.0, 1.0 - 0.74))
+    assert difference.protocol["interval"] == WIDENED_RULE
 
 
 def test_of_retrieval_by_text_the_texts_are_resampled_and_it_is_said():

@@ -99,6 +99,13 @@ def test_a_folder_that_is_no_built_corpus_is_told_why(tmp_path):
         parse_data_spec(str(tmp_path))
 
 
+def test_a_folder_of_rows_without_its_form_is_told_the_form(tmp_path):
+    write_source(tmp_path / "mine", 1)
+    for folder in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(ValueError, match=f"write jsonl:{folder}"):
+            parse_data_spec(str(folder))
+
+
 @given(st.text(max_size=30).filter(lambda text: not text.strip().startswith(("phantom", "jsonl"))))
 def test_any_other_text_is_refused_with_a_message_that_quotes_it(text):
     with pytest.raises(ValueError, match="has no known form") as error:
