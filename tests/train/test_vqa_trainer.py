@@ -135,9 +135,7 @@ def test_a_loss_that_is_not_finite_names_the_images(made, accelerator, tmp_path)
     trainer = trainer_of(made, accelerator, tmp_path)
     with torch.no_grad():
         trainer.model.answer_head.classifier.bias[0] = float("nan")
-    with pytest.raises(
-        ValueError, match=r"step 1: loss is nan; it must be finite\. Images of the global batch: \w,"
-    ):
+    with pytest.raises(ValueError, match=r"step 1: loss is nan; it must be finite\. Images of the global batch: \w,"):
         trainer.train(resume=False)
 
 
