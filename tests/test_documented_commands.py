@@ -12,6 +12,7 @@ import pytest
 from regionmed_clip.eval import run as evaluation
 from regionmed_clip.processing.corpus import command_line as corpus
 from regionmed_clip.train.arguments import parse_command_line
+from regionmed_clip.train.vqa_recipe import parse_vqa_command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -19,6 +20,7 @@ SUBSTITUTION = re.compile(r"\$\(.*?\)")
 WHAT_FOLLOWS = re.compile(r"\s+(?:#|&$).*")
 PROGRAMS = {
     "train/pretrain.py": parse_command_line,
+    "train/finetune_vqa.py": parse_vqa_command_line,
     "regionmed-corpus": lambda arguments: corpus._parser().parse_args(arguments),
     "regionmed-eval": lambda arguments: evaluation._parser().parse_args(arguments),
 }
