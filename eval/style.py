@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ SERIES = ("#2dd4bf", "#a78bfa", "#f59e0b", "#60a5fa", "#fb7185", "#a3e635", "#f4
 STAGE_SHADES = ("#16263a", "#1c2140", "#26203c", "#152b2c")
 HEAT_MAP = "inferno"
 
+NOTE_LETTER_IN = 0.068  # inches, mean width of a letter of the note
 MAX_BYTES = 400_000
 _MEANINGFUL = (HIT, MISS, TRUTH, TEXT, MUTED)
 
@@ -40,7 +42,8 @@ def head(figure: Figure, title: str, note: str) -> None:
     """None; puts the title above everything and the note on the data (what it may not be taken for) below."""
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold", color=TEXT)
     if note:
-        figure.supxlabel(note, x=0.012, ha="left", fontsize=8.5, color=MUTED)
+        lines = textwrap.fill(note, width=int(figure.get_figwidth() / NOTE_LETTER_IN))  # cut off, it would be no note
+        figure.supxlabel(lines, x=0.012, ha="left", fontsize=8.5, color=MUTED)
 
 
 def bare(axes: Axes) -> Axes:

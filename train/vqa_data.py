@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from regionmed_clip.eval.tasks.vqa_facts import question_hash
 from regionmed_clip.processing.corpus.answer_vocabulary import AnswerVocabulary
 from regionmed_clip.processing.corpus.data_spec import DataSpec, data_revision, parse_data_spec
 from regionmed_clip.processing.corpus.fingerprints import Part
@@ -194,15 +195,16 @@ def write_vqa_training_data(recipe: VqaRecipe, data: VqaData, output_dir: Path) 
 
 
 def majority_of(questions: Iterable[VisualQuestion]) -> dict[str, dict[str, str]]:
-    """The most frequent answer of the training questions, `by_question` text and `by_kind`.
+    """The most frequent answer of the training questions, `by_question` (`question_hash`) and `by_kind`.
 
     The evaluation compares with what these alone would score.
     """
     asked = list(questions)
+    by_question = [(question_hash(text), answer) for text, answer in majority_answers(asked).items()]
     by_kind: dict[str, Counter[str]] = {}
     for question in asked:
         by_kind.setdefault(question.kind, Counter())[question.answer] += 1
     return {
-        "by_question": dict(sorted(majority_answers(asked).items())),
+        "by_question": dict(sorted(by_question)),
         "by_kind": {kind: most_frequent(counts)[0] for kind, counts in sorted(by_kind.items())},
     }

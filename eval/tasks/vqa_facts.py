@@ -1,11 +1,12 @@
 """What a folder with an answer head says beside its weights: how it was asked in training, and what was answered most.
 
-It is the file `answer_facts.json`, which train/finetune_vqa.py leaves in final/. It holds question texts and answers of
-the training split, and nothing that names an image or a patient.
+It is the file `answer_facts.json`, which train/finetune_vqa.py leaves in final/. It holds answers of the training split
+and hashes of its question texts, never the texts: they may say more of a patient than may be published.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,11 @@ from regionmed_clip.processing.corpus.visual_questions import VisualQuestion
 FACTS_FILE = "answer_facts.json"
 
 
+def question_hash(text: str) -> str:
+    """16 hexadecimal digits of the SHA-256 of a question's text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AnswerFacts:
     """How a model was taught to answer.
@@ -26,7 +32,7 @@ class AnswerFacts:
     Attributes:
         has_images: False for a control that is asked without the image.
         is_derived, is_balanced: as in `QuestionChoice`, of its training questions.
-        by_question, by_kind: question text, or kind -> the most frequent answer of the training questions.
+        by_question, by_kind: `question_hash`, or kind -> the most frequent answer of the training questions.
     """
 
     has_images: bool = True
@@ -42,7 +48,7 @@ class AnswerFacts:
 
     def majority(self, question: VisualQuestion) -> str | None:
         """What was answered most to this text in training; to this kind, where the text is new; None where both are."""
-        return self.by_question.get(question.question, self.by_kind.get(question.kind))
+        return self.by_question.get(question_hash(question.question), self.by_kind.get(question.kind))
 
     def write(self, folder: Path) -> None:
         """None; `folder` then has the file."""

@@ -12,6 +12,7 @@ from tiny_questions import tiny_question_model
 
 from regionmed_clip.eval.question_sheet import NUM_ASKED, answer_shown, choose_questions, draw_question_sheet
 from regionmed_clip.eval.selection import Shown
+from regionmed_clip.eval.style import drawing, head
 from regionmed_clip.eval.tasks.vqa_facts import AnswerFacts, Answering
 from regionmed_clip.eval.tasks.vqa_questions import QuestionChoice
 from regionmed_clip.processing.corpus.visual_questions import VisualQuestion
@@ -104,3 +105,12 @@ def test_drawing_leaves_the_model_as_it_was(answering, processor, tmp_path):
     draw_question_sheet(tmp_path / "q.png", answering, processor, [shown(BOXES, QA)], AS_STORED)
     assert not answering.model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in answering.model.state_dict().items())
+
+
+def test_the_note_below_a_picture_is_not_cut_off(tmp_path):
+    with drawing(tmp_path / "note.png", (4.0, 2.0)) as figure:
+        head(figure, "title", "phantom data: procedurally drawn pictures, not clinical evidence; " * 3)
+        figure.canvas.draw()
+        note = figure.texts[-1]
+        assert note.get_text().startswith("phantom data")
+        assert note.get_window_extent().x1 <= figure.bbox.x1

@@ -14,7 +14,7 @@ from PIL import Image
 
 from regionmed_clip.eval.tasks.runner import compare_outcomes, run_tasks
 from regionmed_clip.eval.tasks.vqa_answers import View, answer_questions, exchange_images
-from regionmed_clip.eval.tasks.vqa_facts import FACTS_FILE, AnswerFacts, Answering
+from regionmed_clip.eval.tasks.vqa_facts import FACTS_FILE, AnswerFacts, Answering, question_hash
 from regionmed_clip.eval.tasks.vqa_questions import QuestionChoice, ask_split
 from regionmed_clip.eval.tasks.vqa_statements import statement_of
 
@@ -164,7 +164,9 @@ def outcome_of(examples, model, processor, context, name="m", **options):
     )
 
 
-FACTS = AnswerFacts(is_derived=False, by_question={BRIGHT: "yes"}, by_kind={"open-side": "left", "closed-look": "no"})
+FACTS = AnswerFacts(
+    is_derived=False, by_question={question_hash(BRIGHT): "yes"}, by_kind={"open-side": "left", "closed-look": "no"}
+)
 
 
 def test_figures_of_a_model_that_answers(examples, model, processor, context):
@@ -259,3 +261,9 @@ def test_facts_that_are_none_are_refused_by_name(tmp_path, text):
     (tmp_path / FACTS_FILE).write_text(text)
     with pytest.raises(ValueError, match=FACTS_FILE):
         AnswerFacts.read(tmp_path)
+
+
+def test_what_a_folder_says_of_its_training_holds_no_question_text(tmp_path):
+    FACTS.write(tmp_path)
+    assert BRIGHT not in (tmp_path / FACTS_FILE).read_text()
+    assert AnswerFacts.read(tmp_path) == FACTS
