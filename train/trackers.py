@@ -9,6 +9,7 @@ identifies them is kept in OUTPUT_DIR/trackers/run_ids.json. With other trackers
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,7 @@ class Trackers:
         accelerator.log_with = filter_trackers(names, folder)
         known_ids = _read_ids(folder / RUN_IDS_NAME)
         settings = {name: _settings(name, known_ids, folder, first_step) for name in names}
+        _outlast_event_files(folder / PROJECT)
         accelerator.init_trackers(PROJECT, init_kwargs=settings)
         for tracker in accelerator.trackers:
             if tracker.name not in known_ids:
@@ -105,6 +107,16 @@ class Trackers:
         for tracker in self._accelerator.trackers:
             tracker.finish()
         self._accelerator.trackers.clear()
+
+
+def _outlast_event_files(folder: Path) -> None:
+    """Waits, a second at most, until a new event file sorts behind those in `folder`: TensorBoard reads them by name.
+
+    A name begins `events.out.tfevents.SECOND`; within one second a process number or counter decides, as a text.
+    """
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    while seconds and time.time() < max(seconds) + 1 < time.time() + 5:  # a file of the far future is not waited for
+        time.sleep(0.05)
 
 
 def _log_one_event(tracker: GeneralTracker, numbers: Mapping[str, float], step: int) -> None:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from regionmed_clip.train import trackers as trackers_module
 from regionmed_clip.train.arguments import Recipe
@@ -47,6 +48,14 @@ def test_tensorboard_has_every_number_of_every_step(accelerator, tmp_path):
 
 def test_a_resumed_run_shows_no_step_twice(accelerator, tmp_path):
     log_steps(accelerator, tmp_path / "trackers", range(1, 7))  # killed after step 6, its last checkpoint at 4
+    log_steps(accelerator, tmp_path / "trackers", range(5, 9))
+    assert [step for step, _ in scalars(tmp_path / "trackers")["train/loss"]] == list(range(1, 9))
+
+
+def test_a_run_resumed_within_the_second_shows_no_step_twice(accelerator, tmp_path, monkeypatch):
+    """Event files of one second are told apart by a counter, and "10" sorts before "9"."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
+    log_steps(accelerator, tmp_path / "trackers", range(1, 7))
     log_steps(accelerator, tmp_path / "trackers", range(5, 9))
     assert [step for step, _ in scalars(tmp_path / "trackers")["train/loss"]] == list(range(1, 9))
 
