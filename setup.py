@@ -12,6 +12,7 @@ FOLDER_OF_IMPORT_NAME = {
     "regionmed_clip.processing.corpus": "processing/corpus",
     "regionmed_clip.processing.corpus.phantoms": "processing/corpus/phantoms",
     "regionmed_clip.processing.corpus.sources": "processing/corpus/sources",
+    "regionmed_clip.demo": "demo",
     "regionmed_clip.train": "train",
     "regionmed_clip.eval": "eval",
     "regionmed_clip.eval.baselines": "eval/baselines",
@@ -30,11 +31,14 @@ FOLDER_OF_IMPORT_NAME = {
     "regionmed_clip.eval.metrics.mean_reciprocal_rank": "eval/metrics/mean_reciprocal_rank",
     "regionmed_clip.eval.metrics.pointing_game": "eval/metrics/pointing_game",
     "regionmed_clip.eval.metrics.recall_at_k": "eval/metrics/recall_at_k",
+    "regionmed_clip.eval.search": "eval/search",
     "regionmed_clip.eval.studies": "eval/studies",
     "regionmed_clip.eval.tasks": "eval/tasks",
     "regionmed_clip.model_cards": "model_cards",
+    "regionmed_clip.model_cards.export": "model_cards/export",
 }
 DATA_FILES_OF_IMPORT_NAME = {
+    "regionmed_clip.demo": ["*.md", "*.txt", "*.js", "*.css"],
     "regionmed_clip.eval": ["page/*.j2", "page/*.css"],
     "regionmed_clip.train": ["recipes/*.yaml", "accelerate/*.yaml"],
     "regionmed_clip.model_cards": ["templates/*.jinja", "facts/*.yaml"],
@@ -43,7 +47,7 @@ DATA_FILES_OF_IMPORT_NAME = {
 
 EXTRAS = {
     "test": ["pytest>=8.4", "pytest-xdist>=3.6", "hypothesis>=6.100", "pydicom>=3", "nibabel>=5"],
-    "demo": ["gradio>=6,<7", "gradio_image_annotation>=0.5"],
+    "demo": ["gradio>=6.31,<7", "pydicom>=3", "nibabel>=5"],
     "dicom": ["pydicom>=3", "nibabel>=5"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "search": ["faiss-cpu>=1.9"],
@@ -90,6 +94,9 @@ setup(
         "console_scripts": [
             "regionmed-corpus = regionmed_clip.processing.corpus.command_line:main",
             "regionmed-eval = regionmed_clip.eval.run:main",
+            "regionmed-publish = regionmed_clip.model_cards.publish:main",
+            "regionmed-search = regionmed_clip.eval.search.search_command:main",
+            "regionmed-export = regionmed_clip.model_cards.export.export_command:main",
         ]
     },
 )

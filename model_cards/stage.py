@@ -1,27 +1,29 @@
-"""Stages the flat folder that the Hub serves: weights, configs, remote code, tokenizer, results and the card."""
+"""Stages the flat folder that the Hub serves: weights, configs, remote code, tokenizer, results, card and the rest."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers.dynamic_module_utils import custom_object_save
-
-from modeling_regionmed_clip.modeling_regionmed_clip import RegionMedClipForVisualQuestionAnswering, RegionMedClipModel
-from modeling_regionmed_clip.question_answering_pipeline import VisualQuestionAnsweringPipeline
 from regionmed_clip.eval.results import Result, write_results
-from regionmed_clip.model_cards.render import check_card, render_card
+from regionmed_clip.eval.saved_models import answers_questions, load_model, load_question_model
 from regionmed_clip.processing.corpus.training_images import FACTS_FILE as TRAINING_DATA_FILE
 
-AUTO_CLASSES_OF_ENCODER = ("AutoModel", "AutoModelForZeroShotImageClassification")
-AUTO_CLASS_OF_ANSWERS = "AutoModelForVisualQuestionAnswering"
-QUESTION_TASK = "visual-question-answering"
+from .auto_classes import is_answering, pipelines_of, registered, save_pipelines
+from .golden_outputs import GOLDEN_FILE, write_golden
+from .render import check_card, load_facts, render_card
+from .shipped_files import add_shipped_files
+from .widget_examples import SAMPLES_FOLDER, region_examples, widget_examples
+
+CARD_FILE, CARD_FACTS_FILE = "README.md", "card_facts.json"
 ALLOWED_SUFFIXES = frozenset({".json", ".safetensors", ".py", ".md", ".txt", ".jinja", ".model"})
+ALLOWED_NAMES = frozenset({"LICENSE"})
+SAMPLE_SUFFIXES = frozenset({".png"})
 PATH_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "_commit_hash")  # where libraries leave local paths
 
 
@@ -39,6 +41,8 @@ def stage_flat_folder(
     It loads with AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor and AutoImageProcessor
     (`trust_remote_code=True`) in a process that has none of our packages. Of a model that answers questions AutoModel
     gives the encoder, AutoModelForVisualQuestionAnswering the whole, and pipeline("visual-question-answering") answers.
+    `regionmed-publish` needs nothing else than this folder: golden.safetensors holds what the saved model answers about
+    a drawn picture, card_facts.json what the card says beside its numbers.
 
     Args:
         results: shown in the card and saved as results.json.
@@ -46,8 +50,8 @@ def stage_flat_folder(
         training_data: what training_data.json says of the images it was trained on; None: there is no such file.
 
     Raises:
-        ValueError: the tokenizer does not fit the text tower (the processor's `check_text_tower`); a file that must not
-            be published (pickle, unknown kind) or a local path got in.
+        ValueError: the tokenizer does not fit the text tower (the processor's `check_text_tower`); weights that give
+            answers that are not finite; a file that must not be published (pickle, unknown kind), or a local path.
     """
     processor.check_text_tower(model.config.to_dict())
     folder = Path(folder).absolute()
@@ -58,83 +62,52 @@ def stage_flat_folder(
     try:
         _save(model, processor, temporary)
         _drop_local_paths(temporary)
-        answers = {"num_answers": model.config.num_labels} if _is_answering(model) else {}
-        card = render_card(results, {**answers, **(facts or {})})
-        check_card(card, results)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        answers = {"num_answers": model.config.num_labels} if is_answering(model) else {}
+        images = {} if training_data is None else {"training_data": training_data}
+        found = {**_add_examples(temporary), "custom_tasks": list(pipelines_of(model))}
+        facts = {**answers, **(facts or {}), **images, **found}
+        add_shipped_files(temporary, {**load_facts(), **facts}["license"])
+        _write_card(temporary, results, facts)
         write_results(temporary / "results.json", results)
         if training_data is not None:
             (temporary / TRAINING_DATA_FILE).write_text(json.dumps(training_data, indent=2) + "\n", encoding="utf-8")
-        _check_files(temporary)
-        _put_in_place(temporary, folder)
+        check_files(temporary)
+        put_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
+def _write_card(folder: Path, results: list[Result], facts: Mapping[str, Any]) -> None:
+    """None; writes README.md, and card_facts.json: the facts, and the sha256 that tells a card edited by hand."""
+    card = render_card(results, facts)
+    check_card(card, results)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    told = {"card_sha256": hashlib.sha256(card.encode()).hexdigest(), "facts": facts}
+    (folder / CARD_FACTS_FILE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _add_examples(folder: Path) -> dict[str, Any]:
+    """The card's facts on examples, after writing golden.safetensors and samples/: of the model as it was saved."""
+    answering: Any = None
+    if answers_questions(folder):
+        answering, processor = load_question_model(folder)
+        encoder = answering.regionmed_clip
+    else:
+        encoder, processor = load_model(folder)
+    write_golden(folder / GOLDEN_FILE, encoder, processor, answering)
+    model = encoder if answering is None else answering
+    widget = widget_examples(model, processor, folder)
+    return {"widget": widget, "region_examples": region_examples(model, processor)}
+
+
 def _save(model: Any, processor: Any, folder: Path) -> None:
     """None; writes weights, configs, code, tokenizer and processor, and the image processor alone for old clients."""
-    with _auto_classes(model, processor):
+    with registered(model, processor):
         model.save_pretrained(folder)
-        if _is_answering(model):
-            custom_object_save(VisualQuestionAnsweringPipeline, folder)  # no other file names it
+        save_pipelines(model, folder)
         processor.save_pretrained(folder)
         processor.image_processor.save_pretrained(folder)
-
-
-@contextmanager
-def _auto_classes(model: Any, processor: Any) -> Iterator[None]:
-    """Our classes registered for their Auto classes, so that saving copies their code; undone afterwards."""
-    is_answering = _is_answering(model)
-    names = {
-        type(model.config): "AutoConfig",
-        type(model): AUTO_CLASS_OF_ANSWERS if is_answering else "AutoModel",
-        type(processor): "AutoProcessor",
-        type(processor.image_processor): "AutoImageProcessor",
-    }
-    before = {cls: cls.__dict__.get("_auto_class") for cls in names}
-    said = {"auto_map": _auto_map(model)} | ({"custom_pipelines": _custom_pipelines()} if is_answering else {})
-    said_before = {name: getattr(model.config, name) for name in said if hasattr(model.config, name)}
-    try:
-        for cls, name in names.items():
-            cls.register_for_auto_class(name)
-        for name, value in said.items():
-            setattr(model.config, name, value)
-        yield
-    finally:
-        for cls, value in before.items():
-            cls._auto_class = value
-        for name in said:
-            if name in said_before:
-                setattr(model.config, name, said_before[name])
-            else:
-                delattr(model.config, name)
-
-
-def _auto_map(model: Any) -> dict[str, str]:
-    """config.json's table from Auto class to our class, by file stem: the files lie flat in the folder."""
-    is_answering = _is_answering(model)
-    encoder = RegionMedClipModel if is_answering else type(model)
-    answers = {AUTO_CLASS_OF_ANSWERS: _name_in_folder(type(model))} if is_answering else {}
-    return {
-        "AutoConfig": _name_in_folder(type(model.config)),
-        **dict.fromkeys(AUTO_CLASSES_OF_ENCODER, _name_in_folder(encoder)),
-        **answers,
-    }
-
-
-def _is_answering(model: Any) -> bool:
-    return isinstance(model, RegionMedClipForVisualQuestionAnswering)
-
-
-def _custom_pipelines() -> dict[str, Any]:
-    """config.json's table of tasks whose pipeline lies in the folder, as `Pipeline.save_pretrained` writes it."""
-    name = _name_in_folder(VisualQuestionAnsweringPipeline)
-    return {QUESTION_TASK: {"impl": name, "pt": [AUTO_CLASS_OF_ANSWERS], "type": "multimodal"}}
-
-
-def _name_in_folder(cls: type) -> str:
-    return f"{cls.__module__.rsplit('.', 1)[-1]}.{cls.__name__}"
 
 
 def _drop_local_paths(folder: Path) -> None:
@@ -157,15 +130,19 @@ def _without_keys(value: Any) -> Any:
     return value
 
 
-def _check_files(folder: Path) -> None:
+def check_files(folder: Path) -> None:
     """None, every file then readable by all; ValueError for a file of an unknown kind or an absolute path in JSON."""
     for path in sorted(folder.rglob("*")):
-        if path.is_dir():
+        is_sample = path.parent != folder
+        if path.is_symlink() or (path.is_dir() and (is_sample or path.name != SAMPLES_FOLDER)):
             raise ValueError(
-                f"{path}: a sub-folder; the published folder is flat. Keep code in the two shipped folders."
+                f"{path}: a link or a sub-folder; the published folder is flat but for {SAMPLES_FOLDER}/. Take it out."
             )
-        if path.suffix not in ALLOWED_SUFFIXES:
-            raise ValueError(f"{path}: files of this kind are not published; allowed are {sorted(ALLOWED_SUFFIXES)}.")
+        if path.is_dir():
+            continue
+        allowed = SAMPLE_SUFFIXES if is_sample else ALLOWED_SUFFIXES
+        if path.suffix not in allowed and (is_sample or path.name not in ALLOWED_NAMES):
+            raise ValueError(f"{path}: files of this kind are not published; allowed are {sorted(allowed)}.")
         path.chmod(0o644)  # safetensors writes for the owner alone
         if path.suffix == ".json" and path.name not in ("tokenizer.json", "results.json"):
             for value in _strings(json.loads(path.read_text(encoding="utf-8"))):
@@ -185,7 +162,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _put_in_place(temporary: Path, folder: Path) -> None:
+def put_in_place(temporary: Path, folder: Path) -> None:
     """None; renames the finished folder to its name; an older one steps aside first and comes back on failure."""
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(aside, ignore_errors=True)

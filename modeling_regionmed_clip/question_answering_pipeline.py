@@ -8,14 +8,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import Pipeline
-from transformers.image_utils import load_image
 
-from .towers import max_text_length
+from .pipeline_inputs import as_corners, encoded_whole, is_several, loaded
 
 ASK_KEYS = ("image", "question", "boxes")
-WEB_ADDRESSES = ("http://", "https://")
 
 
 class VisualQuestionAnsweringPipeline(Pipeline):
@@ -64,7 +61,7 @@ class VisualQuestionAnsweringPipeline(Pipeline):
             ValueError: for a missing image or question, a question longer than the text tower takes, a box outside its
                 image, boxes both given and to be proposed, an unknown key or `regions`.
         """
-        holds_asks = isinstance(image, (dict, Iterator)) or (_is_several(image) and question is None)
+        holds_asks = isinstance(image, (dict, Iterator)) or (is_several(image) and question is None)
         asks, is_single = (image, isinstance(image, dict)) if holds_asks else _pair(image, question, boxes)
         batch_size = kwargs.pop("batch_size", self._batch_size) or 1
         answers = self._answer([asks] if is_single else asks, batch_size, kwargs)
@@ -106,10 +103,12 @@ class VisualQuestionAnsweringPipeline(Pipeline):
         """The tensors of the model for some asks, each image once; with `return_attention` also `geometries`."""
         for ask in input_:
             _check_ask(ask, regions)
-        images = [_loaded(ask["image"], timeout) for ask in input_]
+        images = [loaded(ask["image"], timeout) for ask in input_]
         regions_of_asks = [ask.get("boxes") for ask in input_]
         given = {} if all(boxes is None for boxes in regions_of_asks) else {"boxes": regions_of_asks}
-        tensors = self._encode([ask["question"] for ask in input_]) | dict(self.processor(images=images, **given))
+        text_model, questions = self.model.regionmed_clip.text_model, [ask["question"] for ask in input_]
+        tensors = encoded_whole(self.processor, text_model, questions, "question")
+        tensors |= dict(self.processor(images=images, **given))
         places = [id(ask["image"]) for ask in input_]
         seen_first = [places.index(place) for place in dict.fromkeys(places)]  # the row where each image comes first
         row_of = {places[first]: row for row, first in enumerate(seen_first)}
@@ -118,19 +117,6 @@ class VisualQuestionAnsweringPipeline(Pipeline):
         if return_attention:
             tensors["geometries"] = [geometry for _, geometry in self.processor.image_processor.frame_all(images)]
         return tensors
-
-    def _encode(self, questions: list[str]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` (Q, L); a ValueError for a question that the text tower is too short for."""
-        encoded = dict(self.processor(text=questions, truncation=False))
-        limit = max_text_length(self.model.regionmed_clip.text_model)
-        if limit is not None:
-            for question, num_tokens in zip(questions, encoded["attention_mask"].sum(dim=1).tolist(), strict=True):
-                if num_tokens > limit:
-                    raise ValueError(
-                        f"the question {question[:60]!r}... has {num_tokens} tokens and the text tower takes {limit}; "
-                        "ask a shorter one, or cut it."
-                    )
-        return encoded
 
     def _forward(self, input_tensors: dict[str, Any], regions: str | None = None) -> dict[str, Any]:
         geometries = input_tensors.pop("geometries", None)
@@ -159,19 +145,17 @@ class VisualQuestionAnsweringPipeline(Pipeline):
             return []
         mask = outputs["region_mask"][row]
         boxes = outputs["geometries"][row].frame_fractions_to_boxes(outputs["region_boxes"][row][mask])
-        corners = ("xmin", "ymin", "xmax", "ymax")
         attention = outputs["region_attention"][row][mask].tolist()
         return [
-            {"attention": share, "box": dict(zip(corners, box, strict=True))}
-            for share, box in zip(attention, boxes.tolist(), strict=True)
+            {"attention": share, "box": as_corners(box)} for share, box in zip(attention, boxes.tolist(), strict=True)
         ]
 
 
 def _pair(image: Any, question: Any, boxes: Any) -> tuple[Any, bool]:
     """The asks of a call with named image and question, every question of every image; and whether it is one alone."""
-    is_single = not _is_several(image) and not isinstance(question, list)
-    images = image if _is_several(image) else [image]
-    boxes_of = list(boxes) if boxes is not None and _is_several(image) else [boxes] * len(images)
+    is_single = not is_several(image) and not isinstance(question, list)
+    images = image if is_several(image) else [image]
+    boxes_of = list(boxes) if boxes is not None and is_several(image) else [boxes] * len(images)
     if len(boxes_of) != len(images):
         raise ValueError(
             f"boxes has {len(boxes_of)} entries for {len(images)} images; give one list of boxes for each, [] where an "
@@ -185,11 +169,6 @@ def _pair(image: Any, question: Any, boxes: Any) -> tuple[Any, bool]:
     return (asks[0], True) if is_single else (asks, False)
 
 
-def _is_several(image: Any) -> bool:
-    """Whether these are several images: a list, a tuple or a dataset such as KeyDataset."""
-    return isinstance(image, (list, tuple, torch.utils.data.Dataset))
-
-
 def _check_ask(ask: Any, regions: str | None) -> None:
     """None; a ValueError where one ask lacks something or says something unknown."""
     if not isinstance(ask, dict) or not set(ask) <= set(ASK_KEYS):
@@ -201,12 +180,6 @@ def _check_ask(ask: Any, regions: str | None) -> None:
         raise ValueError(f"the question of an image is {ask.get('question')!r}; it must be a text that asks something.")
     if regions is not None and ask.get("boxes") is not None:
         raise ValueError(f"boxes are given and regions={regions!r} too; give the boxes, or let them be proposed.")
-
-
-def _loaded(image: Any, timeout: float | None) -> Any:
-    """The image, fetched if it is a web address; files are left to the processor, which reads DICOM and NIfTI too."""
-    is_address = isinstance(image, str) and image.startswith(WEB_ADDRESSES)
-    return load_image(image, timeout=timeout) if is_address else image
 
 
 __all__ = ["VisualQuestionAnsweringPipeline"]

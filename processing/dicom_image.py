@@ -128,7 +128,10 @@ def dicom_picture(
     check_num_pixels(dicom_count(header, "Columns", item), dicom_count(header, "Rows", item), item)
     if photometric in COLOUR_INTERPRETATIONS:
         if windows:
-            raise ValueError(f"{item} is a colour image; a window needs one number a pixel. Give no window.")
+            raise ValueError(
+                f"{item} is a colour image; a window needs one number a pixel. Give no window; where it was saved with "
+                "the processor, say window=None in the call."
+            )
         return picture_of(colour_levels(decode_frame(header, item, frame), header, item))
     levels = _grey_levels(header, item, windows, frame)
     return picture_of(255 - levels if photometric == "MONOCHROME1" else levels)

@@ -156,14 +156,13 @@ class RegionMedClipImageProcessor(PilBackend):
         stretched = int(edge * long / short)
         return (edge, stretched) if original[0] <= original[1] else (stretched, edge)
 
-    def frame(self, image: Any, name: str = "image") -> tuple[np.ndarray, FrameGeometry]:
-        """The image as the model frame before normalisation, uint8 (3, H, W), and how it lies in it.
+    def picture(self, image: Any, name: str = "image") -> Image.Image:
+        """What `frame` shows the model: an 8-bit PIL image of the original's size, boxes of which are boxes of it.
 
         Args:
-            image: anything `medical_image.decode_image` reads.
-            name: what messages call it.
+            image, name: see `frame`. To give the result to a processor that has a window, say `window=None` there.
         """
-        picture = decode_image(
+        return decode_image(
             image,
             name,
             window=self.window,
@@ -171,6 +170,15 @@ class RegionMedClipImageProcessor(PilBackend):
             slice_axis=self.slice_axis,
             slice_index=self.slice_index,
         )
+
+    def frame(self, image: Any, name: str = "image") -> tuple[np.ndarray, FrameGeometry]:
+        """The image as the model frame before normalisation, uint8 (3, H, W), and how it lies in it.
+
+        Args:
+            image: anything `medical_image.decode_image` reads.
+            name: what messages call it.
+        """
+        picture = self.picture(image, name)
         geometry = self.geometry_for(*picture.size)
         if geometry.resized != picture.size:
             picture = picture.resize(geometry.resized, resample=self.resample)

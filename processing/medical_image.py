@@ -45,7 +45,10 @@ NUMERIC_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 UNIT_OVERSHOOT = 0.05
 ORIENTATION_TAG = 0x0112  # EXIF
 PHOTOMETRIC_TAG = 0x0106  # TIFF; 0 = zero is white
-_NO_WINDOW = "a window needs one measured number a pixel, of 16 bits or floats. Give no window for this image."
+_NO_WINDOW = (
+    "a window needs one measured number a pixel, of 16 bits or floats. Give no window for this image; where it was "
+    "saved with the processor, say window=None in the call."
+)
 
 
 @dataclass(frozen=True, slots=True)

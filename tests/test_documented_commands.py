@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from regionmed_clip.eval import run as evaluation
+from regionmed_clip.eval.search import search_command as search
+from regionmed_clip.model_cards import publish
+from regionmed_clip.model_cards.export import export_command as export
 from regionmed_clip.processing.corpus import command_line as corpus
 from regionmed_clip.train.arguments import parse_command_line
 from regionmed_clip.train.vqa_recipe import parse_vqa_command_line
@@ -23,6 +26,9 @@ PROGRAMS = {
     "train/finetune_vqa.py": parse_vqa_command_line,
     "regionmed-corpus": lambda arguments: corpus._parser().parse_args(arguments),
     "regionmed-eval": lambda arguments: evaluation._parser().parse_args(arguments),
+    "regionmed-search": lambda arguments: search._parser().parse_args(arguments),
+    "regionmed-export": lambda arguments: export._parser().parse_args(arguments),
+    "regionmed-publish": lambda arguments: publish._parser().parse_args(arguments),
 }
 
 

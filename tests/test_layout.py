@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("modeling_regionmed_clip", "processing", "train", "eval", "model_cards")
+FOLDERS = ("modeling_regionmed_clip", "processing", "train", "eval", "model_cards", "demo")
 FLAT_FOLDERS = ("modeling_regionmed_clip", "processing")
 FLAT_SHIP_IMPORTS = {"torch", "transformers", "numpy", "PIL"} | set(sys.stdlib_module_names)
 ENTRY_SCRIPTS = ("train/pretrain.py", "train/finetune_vqa.py")
@@ -28,12 +28,14 @@ MAY_IMPORT = {
     "train": (MODEL, PROCESSING, TRAIN, f"{EVAL}.tasks"),
     "eval": (MODEL, PROCESSING, EVAL),
     "model_cards": (MODEL, PROCESSING, EVAL, CARDS),
+    "demo": (),  # it runs where nothing of ours is installed
 }
 ENTRY_SCRIPT_MAY_IMPORT = (MODEL, PROCESSING, TRAIN, EVAL, CARDS)  # they only compose: docs/decisions.md
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ENTRY_SCRIPT_LINES, MAX_TRACKED_BYTES = 400, 60, 40, 500_000
 EXCUSED_LENGTHS: dict[str, str] = {  # "path" or "path:function" -> why it is longer
     "processing/corpus/medregion.py": "one file that stands alone beside a corpus on the Hub (DESIGN.md section 7)",
+    "model_cards/handler.py": "one file that stands alone beside a model: an endpoint loads it by its path",
 }
 
 
@@ -202,7 +204,7 @@ def borrowed_names(root: Path) -> list[str]:
 def oversized(root: Path) -> list[str]:
     """Functions, files and entry scripts over their budget of lines; 400 a file, 60 a function, 40 an entry."""
     found = []
-    for path in python_files(root, *FOLDERS, "demo", "tests"):
+    for path in python_files(root, *FOLDERS, "tests"):
         name, text = name_of(root, path), path.read_text()
         num_lines = len(text.splitlines())
         limit = MAX_ENTRY_SCRIPT_LINES - 1 if name in ENTRY_SCRIPTS else MAX_FILE_LINES
@@ -220,7 +222,7 @@ def swallowed_errors(root: Path) -> list[str]:
     """Handlers that catch everything by no name, or whose whole answer is `pass`."""
     return [
         f"{name_of(root, path)}:{node.lineno} drops an exception"
-        for path in python_files(root, *FOLDERS, "demo", "tests")
+        for path in python_files(root, *FOLDERS, "tests")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or all(ast.unparse(statement) in ("pass", "...") for statement in node.body))
@@ -230,7 +232,7 @@ def swallowed_errors(root: Path) -> list[str]:
 def unsafe_reads(root: Path) -> list[str]:
     """Imports of pickle and its kin, and calls that unpickle: torch.load without weights_only, numpy's allow_pickle."""
     found = []
-    for path in python_files(root, *FOLDERS, "demo"):
+    for path in python_files(root, *FOLDERS):
         for line, imported, _ in imports_of(root, path):
             if imported.split(".")[0] in UNSAFE_MODULES:
                 found.append(f"{name_of(root, path)}:{line} imports {imported}")
@@ -295,6 +297,7 @@ BAD_TREES = [
     (wrong_directions, {"modeling_regionmed_clip/a.py": "def f():\n    import regionmed_clip.processing"}),
     (wrong_directions, {"train/a.py": "from regionmed_clip.eval.report import write_report"}),
     (wrong_directions, {"train/a.py": "from regionmed_clip import model_cards"}),
+    (wrong_directions, {"demo/a.py": "from regionmed_clip.processing.region_boxes import box_coverage"}),
     (wrong_directions, {"eval/tasks/a.py": "from regionmed_clip.train import tokenizer"}),
     (wrong_directions, {"model_cards/a.py": "import regionmed_clip.train.stages"}),
     (bare_folder_imports, {"tests/test_a.py": "from processing.region_boxes import f"}),

@@ -17,7 +17,7 @@ from regionmed_clip.train.vqa_training import VqaRun, finetune, remove_cache
 
 def write_outputs(run: VqaRun) -> None:
     """Fills OUTPUT_DIR with final/, results.json and report/, controls/NAME with final/, and prints the table."""
-    pack = partial(pack_models, run, stage_flat_folder)
+    pack = partial(pack_models, run, stage_flat_folder, describe_hardware())
     pack([])  # safe before evaluation
     evaluated = evaluate_vqa(run, describe_hardware())
     pack(evaluated.results)

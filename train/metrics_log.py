@@ -43,6 +43,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]  # what follows the last line break is unfinished or empty
 
 
+def seconds_of_steps(rows: Sequence[Mapping[str, Any]], images_of_stage: Mapping[str, int]) -> float | None:
+    """How long the optimiser steps took, waiting for data included; None where that is not known of all of them.
+
+    Args:
+        rows: of metrics.jsonl.
+        images_of_stage: global batch size by name of the stage.
+    """
+    speeds = [row["samples_per_s"] for row in rows]
+    if not rows or min(speeds) <= 0:
+        return None
+    return sum(images_of_stage[row["stage"]] / speed for row, speed in zip(rows, speeds, strict=True))
+
+
 def timeless(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The rows without what depends on the machine's speed: equal for two runs that take the same steps."""
     return [{key: value for key, value in row.items() if key not in TIMED_COLUMNS} for row in rows]

@@ -16,7 +16,7 @@ from regionmed_clip.train.pretraining import TrainedRun, pretrain, remove_cache
 
 def write_outputs(run: TrainedRun) -> None:
     """Fills OUTPUT_DIR with results.json, final/, report/ and report.html, and prints the table."""
-    folder, facts = run.output_dir, run.facts()
+    folder, facts = run.output_dir, run.facts(describe_hardware())
     pack = partial(stage_flat_folder, processor=run.processor, training_data=run.training_data())
     pack(run.model, folder=folder / "final", results=[], facts=facts)  # safe before evaluation
     evaluated = evaluate_run(run, describe_hardware())
@@ -25,7 +25,7 @@ def write_outputs(run: TrainedRun) -> None:
     write_report(folder / "report", page=folder / "report.html", **run.shown(), **evaluated.shown())
     sys.stdout.write(f"{format_table(results)}\nmodel: {folder / 'final'}\nreport: {folder / 'report.html'}\n")
     if run.best is not None:
-        path = pack(run.best.model, folder=folder / "best", results=[], facts=run.facts(run.best))
+        path = pack(run.best.model, folder=folder / "best", results=[], facts=run.facts(describe_hardware(), run.best))
         sys.stdout.write(f"best model: {path} (step {run.best.step}, {run.best.reason})\n")
     write_results(folder / "results.json", results)  # last: a job script takes it for the end of the run
     remove_cache(run)

@@ -29,7 +29,7 @@ from .data_stores import SampleStore
 from .failures import watch_others
 from .interruption import RESUMABLE_EXIT_CODE, Interrupted, Interruption, resume_command
 from .launch import agree_on_output_dir, check_processes, check_strategy, leave, settle_network, use_all_cores
-from .metrics_log import read_metrics
+from .metrics_log import read_metrics, seconds_of_steps
 from .model_building import build_config, build_model, build_processor
 from .precision import resolve_precision
 from .recipe_parts import Stage
@@ -73,8 +73,12 @@ class TrainedRun:
         """What training_data.json says of the images that the models were trained on."""
         return read_training_data(self.output_dir)
 
-    def facts(self, best: BestModel | None = None) -> dict[str, Any]:
-        """What the model card says of this run beside its numbers; of its best model, that it is this one."""
+    def facts(self, hardware: str | None = None, best: BestModel | None = None) -> dict[str, Any]:
+        """What the model card says of this run beside its numbers; of its best model, that it is this one.
+
+        Args:
+            hardware: one line on the machine that trained.
+        """
         recipe = self.command_line.recipe
         stages = [describe_stage(stage, recipe) for stage in recipe.stages]
         settings = (
@@ -82,6 +86,7 @@ class TrainedRun:
             f"{self.accelerator.mixed_precision}, {self.accelerator.num_processes} process(es)"
         )
         started = [f"started from the checkpoint {Path(recipe.model[START]).name}"] if START in recipe.model else []
+        sizes = {stage.name: stage.global_batch_size or recipe.global_batch_size for stage in recipe.stages}
         chosen = [] if best is None else [f"the model after step {best.step}, the best by {best.reason}"]
         return {
             "data": data_revision(recipe.data),
@@ -89,6 +94,8 @@ class TrainedRun:
             "num_parameters": self.model.num_parameters(),
             "image_size": recipe.image_size,
             "recipe": recipe.name,
+            "training_seconds": seconds_of_steps(read_metrics(self.output_dir / "metrics.jsonl"), sizes),
+            "training_hardware": hardware,
         }
 
 

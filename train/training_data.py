@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from regionmed_clip.processing.corpus.data_licences import data_licences
 from regionmed_clip.processing.corpus.data_spec import DataSpec, data_revision, parse_data_spec
 from regionmed_clip.processing.corpus.training_images import (
     FACTS_FILE,
@@ -47,7 +48,13 @@ def write_training_data(
     facts: dict[str, Any] = {
         "format": 1,
         "data": [
-            {"kind": part.kind, "revision": data_revision(part), "split": TRAINING_SPLIT, "num_images": len(store)}
+            {
+                "kind": part.kind,
+                "revision": data_revision(part),
+                "split": TRAINING_SPLIT,
+                "num_images": len(store),
+                "sources": data_licences(part),
+            }
             for part, store in parts
         ],
         "start": None,

@@ -13,6 +13,7 @@ import numpy as np
 
 from regionmed_clip.eval.tasks.vqa_facts import question_hash
 from regionmed_clip.processing.corpus.answer_vocabulary import AnswerVocabulary
+from regionmed_clip.processing.corpus.data_licences import data_licences
 from regionmed_clip.processing.corpus.data_spec import DataSpec, data_revision, parse_data_spec
 from regionmed_clip.processing.corpus.fingerprints import Part
 from regionmed_clip.processing.corpus.question_parts import parts_of_rows, plan_of_data
@@ -179,7 +180,10 @@ def write_vqa_training_data(recipe: VqaRecipe, data: VqaData, output_dir: Path) 
         if start is not None and start.images is not None:
             yield from read_blocks(start.images)
 
-    parts = [{"kind": part.kind, "revision": data_revision(part), "split": "train"} for part in _terms(recipe)]
+    parts = [
+        {"kind": part.kind, "revision": data_revision(part), "split": "train", "sources": data_licences(part)}
+        for part in _terms(recipe)
+    ]
     facts: dict[str, Any] = {
         "format": 1,
         "data": [{**part, "num_images": len(data.train)} for part in parts],

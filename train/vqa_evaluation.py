@@ -62,18 +62,19 @@ def facts_of(run: VqaRun, trained: TrainedAnswers) -> AnswerFacts:
     )
 
 
-def pack_models(run: VqaRun, stage: Callable[..., Path], results: list[Result]) -> None:
+def pack_models(run: VqaRun, stage: Callable[..., Path], hardware: str, results: list[Result]) -> None:
     """Writes final/ of the run, and controls/NAME/final of its controls, with what they say of their answers.
 
     Args:
         stage: `stage_flat_folder`.
+        hardware: one line on the machine that trained.
         results: for the card of the run.
     """
     for trained in (run.main, *run.controls.values()):
         if trained is not run.main:  # a leak check looks for them beside final/
             for name in (IMAGES_FILE, TRAINING_FACTS_FILE):
                 shutil.copyfile(run.output_dir / name, trained.folder / name)
-        about = {"facts": run.facts(trained), "training_data": run.training_data()}
+        about = {"facts": run.facts(trained, hardware), "training_data": run.training_data()}
         own = results if trained is run.main else []
         facts_of(run, trained).write(
             stage(trained.model, run.processor, trained.folder / "final", results=own, **about)

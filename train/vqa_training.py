@@ -30,7 +30,7 @@ from .launch import (
     settle_network,
     use_all_cores,
 )
-from .metrics_log import read_metrics
+from .metrics_log import read_metrics, seconds_of_steps
 from .precision import resolve_precision
 from .pretraining import MAIN_PROCESS_TIME, tell_how_it_resumes, tell_how_to_go_on
 from .run_lock import RunLock
@@ -87,8 +87,8 @@ class VqaRun:
             "validation_rows": read_metrics(self.output_dir / VALIDATION_NAME),
         }
 
-    def facts(self, trained: TrainedAnswers) -> dict[str, Any]:
-        """What the model card says of a run beside its numbers."""
+    def facts(self, trained: TrainedAnswers, hardware: str | None = None) -> dict[str, Any]:
+        """What the model card says of a run beside its numbers; `hardware`: one line on the machine that trained."""
         recipe, counts = trained.recipe, self.data.counts
         regions = ", ".join(f"{mode} {share:g}" for mode, share in recipe.regions.by_mode().items())
         modes = f"vision {recipe.modes.vision}, text {recipe.modes.text}, ROI processor {recipe.modes.roi}"
@@ -106,6 +106,10 @@ class VqaRun:
             "num_parameters": trained.model.num_parameters(),
             "image_size": self.processor.image_processor.frame_size[0],
             "recipe": recipe.name,
+            "training_seconds": seconds_of_steps(
+                read_metrics(trained.folder / METRICS_NAME), {recipe.stage().name: recipe.global_batch_size}
+            ),
+            "training_hardware": hardware,
         }
 
 

@@ -58,12 +58,14 @@ def folder(model, processor, tmp_path_factory):
 
 def test_the_folder_is_flat_and_holds_no_pickle(folder):
     names = {path.name for path in folder.iterdir()}
-    assert all(path.is_file() for path in folder.iterdir())
+    assert {path.name for path in folder.iterdir() if not path.is_file()} <= {"samples"}
     expected = "config.json model.safetensors processor_config.json preprocessor_config.json tokenizer.json"
     code = "modeling_regionmed_clip.py configuration_regionmed_clip.py roi_processor.py region_boxes.py"
-    assert set(f"{expected} {code} README.md results.json".split()) <= names
-    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors", ".py", ".md"}
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+    beside = "README.md results.json card_facts.json golden.safetensors golden_outputs.py requirements.txt LICENSE"
+    assert set(f"{expected} {code} {beside}".split()) <= names
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".py", ".md", ".txt", ".png", ""}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
     assert [path.name for path in folder.parent.iterdir()] == ["final"]  # no temporary folder stays
 
 
@@ -158,4 +160,4 @@ def test_a_failure_leaves_the_old_folder_and_no_rubbish(model, processor, tmp_pa
 def test_pickles_and_local_paths_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"not published|local path"):
-        stage._check_files(tmp_path)
+        stage.check_files(tmp_path)

@@ -91,8 +91,9 @@ def test_the_card_says_how_to_ask(folder):
 def test_an_encoder_says_nothing_of_answers(model, processor, tmp_path):
     folder = stage_flat_folder(model, processor, tmp_path / "final", results=[])
     config = json.loads((folder / "config.json").read_text())
-    said = [name for name in config if name.startswith("answer_") or name in ("custom_pipelines", "id2label")]
+    said = [name for name in config if name.startswith("answer_") or name == "id2label"]
     assert said == []
+    assert set(config["custom_pipelines"]) == {"region-classification", "region-grounding"}
     assert "AutoModelForVisualQuestionAnswering" not in config["auto_map"]
     assert not (folder / "question_answering_pipeline.py").exists()
     assert "visual-question-answering" not in (folder / "README.md").read_text()

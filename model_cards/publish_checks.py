@@ -1,0 +1,210 @@
+"""What is refused before anything is published: credentials, personal data, local paths, pickles, bare results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+
+from regionmed_clip.processing.corpus.phi_patterns import PHI_KINDS, find_phi
+
+from .leak_patterns import find_local_paths, find_secrets, holds_pickle
+
+OWN_FOLDER = Path(__file__).resolve().parent
+PHI_PREFIX = "phi-"
+ACCEPTABLE = (
+    "local-path",
+    *(f"{PHI_PREFIX}{kind}" for kind in PHI_KINDS),
+)  # a person may look at these and let them pass
+TEXT_SUFFIXES = frozenset(
+    {".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".jinja", ".html", ".css", ".js", ".csv", ".toml"}
+)
+VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt"})  # word pieces: no sentence to find PHI in
+OWN_TEXTS = frozenset({"LICENSE", "code_license.txt", "requirements.txt"})
+NOT_PERSONAL = frozenset({"url"})  # a card links to papers and data
+_HASH = re.compile(r"\b(?=[0-9a-f]*[a-f])[0-9a-f]{12,}\b|\b[0-9a-f]{32,}\b")
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+_HARMLESS_KEYS = frozenset(  # what Pillow tells of a picture's coding
+    "dpi gamma srgb transparency interlace aspect chromaticity icc_profile background loop duration timestamp jfif "
+    "jfif_version jfif_unit jfif_density progressive progression adobe adobe_transform".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason not to publish: the rule that `--accept` may name, the place, and what to do."""
+
+    rule: str
+    place: str
+    reason: str
+
+    def line(self) -> str:
+        """The problem for a person."""
+        return f"{self.place}: {self.reason} [{self.rule}]"
+
+
+def refuse_problems(problems: Sequence[Problem], accepted: Sequence[str] = (), what: str = "folder") -> list[Problem]:
+    """The accepted problems; ValueError with all others.
+
+    Args:
+        accepted: rules of ACCEPTABLE whose breaches a person has looked at.
+        what: is being published, for the message.
+    """
+    unknown = sorted(set(accepted) - set(ACCEPTABLE))
+    if unknown:
+        raise ValueError(f"--accept {unknown[0]} cannot be given; rules that a person may let pass: {ACCEPTABLE}.")
+    refused = [problem for problem in problems if problem.rule not in accepted]
+    if refused:
+        lines = "\n".join(f"  {problem.line()}" for problem in refused)
+        way_out = ""
+        if any(problem.rule in ACCEPTABLE for problem in refused):
+            way_out = " Of personal data that you have looked at and found harmless, add --accept RULE."
+        raise ValueError(f"this {what} is not published; nothing was sent:\n{lines}\nRemove what they name.{way_out}")
+    return [problem for problem in problems if problem.rule in accepted]
+
+
+def find_problems(folder: Path) -> list[Problem]:
+    """Every reason not to publish the folder, in the order of its files."""
+    problems = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()):
+        problems += _problems_of_file(path, path.relative_to(folder).as_posix())
+    return problems
+
+
+def _problems_of_file(path: Path, name: str) -> Iterator[Problem]:
+    """Every reason not to publish one file."""
+    if path.is_symlink():
+        yield Problem("link", name, "a link leads out of the folder; put the file itself there")
+        return
+    if any(part.startswith(".") for part in Path(name).parts):
+        yield Problem("hidden-file", name, "hidden files hold local settings; take it out")
+    if holds_pickle(path):
+        yield Problem("pickle", name, "reading it could run code; publish safetensors or JSON")
+        return
+    if path.suffix == ".safetensors":
+        yield from _problems_of_tensors(path, name)
+    elif path.suffix in PICTURE_SUFFIXES:
+        yield from _problems_of_picture(path, name)
+    elif path.suffix in TEXT_SUFFIXES | {".py"} or not path.suffix:
+        yield from problems_of_text(path.read_text(encoding="utf-8", errors="replace"), name)
+        if path.name == "results.json":
+            yield from _problems_of_results(path, name)
+
+
+def problems_of_text(text: str, name: str) -> Iterator[Problem]:
+    """Credentials, local paths and personal data in a text file, each with its line; nothing of what they say."""
+    for leak in find_secrets(text):
+        reason = f"line {_line(text, leak.start)} holds {leak.kind}; remove it, and revoke it: it was in a file"
+        yield Problem("secret", name, reason)
+    base = Path(name).name
+    if base in OWN_TEXTS or base.endswith(".py"):
+        return
+    if base not in VOCABULARIES:
+        for leak in find_local_paths(text):
+            yield Problem("local-path", name, f"line {_line(text, leak.start)} holds {leak.kind}; cut it to its name")
+        yield from _personal(text, name)
+
+
+def _personal(text: str, name: str) -> Iterator[Problem]:
+    """What looks like personal data, but for what our own templates say."""
+    for line, part in _sayings(text, Path(name).suffix):
+        part = _HASH.sub(lambda match: " " * len(match.group()), part)
+        for hit in find_phi(part):
+            said = part[hit.start : hit.stop]
+            if hit.kind in NOT_PERSONAL or said in _own_words():
+                continue
+            place = line or _line(text, max(text.find(said), 0))
+            yield Problem(f"{PHI_PREFIX}{hit.kind}", name, f"line {place} holds what looks like {PHI_KINDS[hit.kind]}")
+
+
+def _sayings(text: str, suffix: str) -> Iterator[tuple[int, str]]:
+    """(line or 0, text) of what may be about a person: of JSON its strings, whose numbers are none."""
+    if suffix == ".jsonl":
+        for number, line in enumerate(text.splitlines(), start=1):
+            yield from ((number, part) for part in sorted(set(_strings(_parsed(line)))))
+    elif suffix == ".json":
+        yield from ((0, part) for part in sorted(set(_strings(_parsed(text)))))
+    else:
+        yield 0, text
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value; of what is none the text itself, which is then read as a text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _problems_of_tensors(path: Path, name: str) -> Iterator[Problem]:
+    """A safetensors file that is not whole, and texts in its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        yield Problem("broken-file", name, f"is no whole safetensors file ({error}); save it again")
+        return
+    yield from problems_of_text(json.dumps(told, ensure_ascii=False), f"{name} header.json")
+
+
+def _problems_of_picture(path: Path, name: str) -> Iterator[Problem]:
+    """A picture that cannot be read, and one that carries texts: names, dates, devices."""
+    try:
+        with Image.open(path) as picture:
+            carried = sorted(str(key) for key in picture.info if key not in _HARMLESS_KEYS)
+            has_exif = bool(picture.getexif())
+    except (OSError, SyntaxError) as error:
+        yield Problem("broken-file", name, f"is no whole picture ({error}); write it again")
+        return
+    if carried or has_exif:
+        what = ", ".join([*carried, *(["exif"] if has_exif else [])])
+        yield Problem("picture-text", name, f"carries {what}, which may name people; save its pixels alone")
+
+
+def _problems_of_results(path: Path, name: str) -> Iterator[Problem]:
+    """Figures without an interval, or outside of theirs."""
+    rows = _parsed(path.read_text(encoding="utf-8", errors="replace"))
+    if not isinstance(rows, list):
+        yield Problem("results", name, "is no list of results; write it by regionmed-eval")
+        return
+    for index, row in enumerate(rows):
+        told = row if isinstance(row, dict) else {}
+        title = f"row {index} ({told.get('model')}/{told.get('metric')})"
+        numbers = [told.get(key) for key in ("low", "value", "high")]
+        if numbers == [None, None, None] and (told.get("protocol") or {}).get("skipped"):
+            continue
+        if any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in numbers):
+            yield Problem("results", name, f"{title} lacks a value or its interval; measure it by regionmed-eval")
+        elif not numbers[0] <= numbers[1] <= numbers[2]:
+            yield Problem("results", name, f"{title}: {numbers[1]} lies outside of [{numbers[0]}, {numbers[2]}]")
+
+
+@cache
+def _own_words() -> str:
+    """What our templates and default facts say, with their dates and numbers."""
+    paths = [*(OWN_FOLDER / "templates").iterdir(), *(OWN_FOLDER / "facts").iterdir()]
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(paths))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string of a JSON value, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _line(text: str, place: int) -> int:
+    return text.count("\n", 0, place) + 1

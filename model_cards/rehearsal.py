@@ -1,0 +1,60 @@
+"""Rehearses a flat folder before it is published: in a process that has nothing of ours, by any interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(__file__).with_name("bare_rehearsal.py")
+KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+TIMEOUT_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one interpreter did with the folder; `told` is what bare_rehearsal.py gives."""
+
+    python: str
+    told: dict[str, Any]
+
+    def line(self) -> str:
+        """The outcome for a person."""
+        handler = "" if self.told["handler"] is None else "; handler.py answers"
+        return f"{self.told['golden']}; pipelines {', '.join(self.told['pipelines'])}{handler}"
+
+
+def rehearse(folder: Path, python: str = sys.executable) -> Rehearsal:
+    """The outcome of `python -I`, offline, with empty caches, without a token, our packages and all others hidden.
+
+    Raises:
+        ValueError: the interpreter is none, golden outputs differ, or something does not load; with the reason.
+    """
+    with tempfile.TemporaryDirectory(prefix="regionmed-rehearsal-") as empty:
+        environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        environment |= {"HOME": empty, "HF_HOME": f"{empty}/hf", "HF_MODULES_CACHE": f"{empty}/modules"}
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        command = [python, "-I", "-B", str(SCRIPT), str(folder)]  # -B: no byte code, which names paths, in the folder
+        try:
+            run = subprocess.run(
+                command, cwd=empty, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                timeout=TIMEOUT_S,
+            )  # fmt: skip
+        except OSError as error:
+            raise ValueError(
+                f"{python} cannot be started ({error}); give --python the path of an interpreter."
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(f"the rehearsal by {python} took over {TIMEOUT_S:g} s and was ended.") from error
+    if run.returncode:
+        lines = run.stderr.strip().splitlines() or [f"it ended with status {run.returncode}"]
+        raise ValueError(
+            f"the rehearsal in a bare process of {python} failed, and so would a stranger's: {lines[-1]} Nothing was "
+            "published."
+        )
+    return Rehearsal(python, json.loads(run.stdout.strip().splitlines()[-1]))

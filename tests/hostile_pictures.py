@@ -1,0 +1,78 @@
+"""Pictures that an endpoint must refuse, as bytes: bombs, broken files and files that are something else."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def saved(image: Image.Image, kind: str, **settings) -> bytes:
+    """The bytes of the picture's file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **settings)
+    return stream.getvalue()
+
+
+def png_of_zeros(width: int, height: int) -> bytes:
+    """A whole, valid PNG of black pixels, about a thousandth of their number long."""
+    packer, row = zlib.compressobj(9), bytes(width + 1)
+    packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    return _png(width, height, packed)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A PNG whose header is sound and whose pixels are missing."""
+    return _png(width, height, zlib.compress(b""))
+
+
+def _png(width: int, height: int, packed: bytes) -> bytes:
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b"")]
+    sealed = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(sealed)
+
+
+def tiff_with_a_large_tile(side: int = 8192) -> bytes:
+    """A TIFF of 16 x 16 pixels whose one tile has `side` squared, packed a thousandfold."""
+    tile = zlib.compress(bytes(side * side), 9)
+    entries = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side)]
+    offset = 8 + 2 + 12 * (len(entries) + 2) + 4
+    entries += [(324, offset), (325, len(tile))]
+    packed = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed + struct.pack("<I", 0) + tile
+
+
+def gif_of_a_huge_screen() -> bytes:
+    """A GIF that claims 65535 x 65535 pixels and holds none."""
+    screen = struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
+    return b"GIF89a" + screen + b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0) + b"\x02\x02\x4c\x01\0;"
+
+
+def jpeg_of_many_scans() -> bytes:
+    """A progressive JPEG whose last scan is there 200 times over."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    whole = saved(Image.fromarray(noise), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * 200 + whole[-2:]
+
+
+def animated_gif() -> bytes:
+    """A GIF of three frames."""
+    frames = [Image.new("L", (20, 20), level) for level in (0, 100, 200)]
+    return saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def postscript() -> bytes:
+    """A sound EPS file, which Pillow would give to Ghostscript."""
+    return saved(Image.new("L", (20, 20)), "EPS")
+
+
+def deflated_dicom() -> bytes:
+    """The head of a DICOM file that is deflated as a whole, and 4 GB of zeros if it were unpacked far enough."""
+    syntax = b"1.2.840.10008.1.2.1.99"
+    meta = b"\x02\x00\x10\x00UI" + struct.pack("<H", len(syntax)) + syntax
+    length = b"\x02\x00\x00\x00UL\x04\x00" + struct.pack("<I", len(meta))
+    return bytes(128) + b"DICM" + length + meta + zlib.compress(bytes(2**20), 9)

@@ -1,0 +1,169 @@
+"""A push goes where and as asked, or not at all; against the tests' own Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from hub_clients import a_hub, talking_to
+
+from regionmed_clip.model_cards.hub_push import Upload, check_access, check_target, push
+
+# huggingface_hub's own way of sending a large file without Xet
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+CARD = b"---\nlicense: apache-2.0\n---\n"
+PUSH = """
+import sys
+from pathlib import Path
+from regionmed_clip.model_cards.hub_push import Upload, push
+files = {path.name: path for path in sorted(Path(sys.argv[1]).iterdir())}
+print(push(Upload(repo_id="lab/a", repo_type="model", files=files, message="Publish")).commit)
+"""
+
+
+@pytest.fixture
+def hub(repository):
+    with a_hub("own", repository) as hub, talking_to(hub):
+        yield hub
+
+
+@pytest.fixture
+def upload(tmp_path):
+    """A card and weights for a new model."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    files = {"README.md": CARD, "model.safetensors": tmp_path / "model.safetensors"}
+    return Upload(repo_id="lab/a", repo_type="model", files=files, message="Publish")
+
+
+def files_on(hub, revision=None):
+    return set(hub.api().list_repo_files("lab/a", revision=revision)) - {".gitattributes"}
+
+
+def test_a_first_push_makes_a_private_repository_with_one_commit(hub, upload):
+    pushed = push(upload)
+    assert (pushed.is_private, pushed.has_changed, pushed.removed) == (True, True, ())
+    assert pushed.url == f"{hub.url}/lab/a"
+    assert [commit.title for commit in hub.api().list_repo_commits("lab/a")] == ["Publish", "initial commit"]
+    assert files_on(hub) == {"README.md", "model.safetensors"}
+
+
+def test_the_same_again_commits_and_sends_nothing(hub, upload):
+    first, second = push(upload), push(upload)
+    assert (second.has_changed, second.commit) == (False, first.commit)
+    assert [size for _, size in hub.own.received] == [7]
+
+
+def test_a_second_push_removes_old_code_and_leaves_what_others_put_there(hub, upload):
+    old = {"roi_old.py": b"x = 1", "samples/a.png": b"png", "banner.svg": b"<svg/>", "docs/usage.md": b"how"}
+    push(replace(upload, files={**upload.files, **old}))
+    pushed = push(upload)
+    assert pushed.removed == ("roi_old.py", "samples/a.png")
+    assert files_on(hub) == {"README.md", "model.safetensors", "banner.svg", "docs/usage.md"}
+
+
+def test_a_public_repository_takes_nothing_without_the_word(hub, upload):
+    hub.api().create_repo("lab/a", private=False)
+    told = {"create_pr": False, "tag": None}
+    with pytest.raises(ValueError, match="exists and is public, and --public is not given; nothing was sent"):
+        check_access("lab/a", "model", is_public=False, **told)
+    with pytest.raises(ValueError, match="is public, and --public is not given; nothing was sent"):
+        push(upload)
+    assert files_on(hub) == set()
+    check_access("lab/a", "model", is_public=True, **told)
+    assert push(replace(upload, is_public=True)).is_private is False
+
+
+def test_a_pull_request_leaves_main_as_it_is(hub, upload):
+    hub.api().create_repo("lab/a", private=False)
+    with talking_to(hub, "hf_stranger"):
+        pushed = push(replace(upload, create_pr=True))
+    assert pushed.url == f"{hub.url}/lab/a/discussions/1"
+    assert pushed.revision == "refs/pr/1"
+    assert files_on(hub) == set()
+    assert files_on(hub, "refs/pr/1") == {"README.md", "model.safetensors"}
+
+
+def test_a_tag_pins_the_commit_and_is_never_moved(hub, upload):
+    first = push(replace(upload, tag="v1"))
+    push(replace(upload, files={**upload.files, "README.md": CARD + b"more"}))
+    assert hub.api().repo_info("lab/a", revision="v1").sha == first.commit
+    with pytest.raises(ValueError, match="has a tag 'v1', and tags stay where they are; nothing was sent"):
+        check_access("lab/a", "model", is_public=False, create_pr=False, tag="v1")
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [(None, "no token"), ("hf_unknown", "does not know this token"), ("hf_reader", "may not write there")],
+)
+def test_without_the_right_to_write_nothing_is_made(hub, upload, token, reason):
+    def publish():
+        check_access("lab/a", "model", is_public=False, create_pr=False, tag=None)
+        push(upload)
+
+    with talking_to(hub, token), pytest.raises(ValueError, match=reason):
+        publish()
+    assert hub.own.hub.repositories == {}
+
+
+def test_a_pull_request_needs_a_repository(hub):
+    with pytest.raises(ValueError, match=r"a pull request needs one that does\. Leave --create-pr out"):
+        check_access("lab/a", "model", is_public=False, create_pr=True, tag=None)
+
+
+def test_no_server_and_no_network_are_told(hub, upload, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):
+        push(upload)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(
+        ValueError, match=r"the connection to the Hub failed \(ConnectError.*Run the same command again"
+    ):
+        push(upload)
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "options", "reason"),
+    [
+        ("no-namespace", {}, "no ORG/NAME"),
+        ("a/b/c", {}, "no ORG/NAME"),
+        ("lab/../x", {}, "no ORG/NAME"),
+        ("lab/a", {"tag": "v 1"}, "is none; it must be letters"),
+        ("lab/a", {"tag": "main"}, "is none; it must be letters"),
+        ("lab/a", {"tag": "v1", "create_pr": True}, "tag it once it is merged"),
+    ],
+)
+def test_a_target_that_is_none_is_refused(repo_id, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        check_target(repo_id, **options)
+
+
+def test_a_killed_upload_shows_nothing_and_the_next_one_sends_only_what_is_missing(hub, tmp_path):
+    """One file arrives, the other hangs, the process is killed; about 10 s: a process of its own."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "README.md").write_bytes(CARD)
+    (folder / "a.safetensors").write_bytes(b"a" * 1000)
+    (folder / "b.safetensors").write_bytes(b"b" * 2000)
+    hub.own.hold.add(hashlib.sha256(b"b" * 2000).hexdigest())
+    command = [sys.executable, "-c", PUSH, str(folder)]
+    nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = subprocess.Popen(command, env=hub.environment(tmp_path), **nowhere)
+    assert hub.own.holding.wait(120)
+    give_up_at = time.monotonic() + 60
+    while not hub.own.received and time.monotonic() < give_up_at:
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    assert [size for _, size in hub.own.received] == [1000]
+    assert files_on(hub) == set()
+    hub.own.hold.clear()
+    files = {path.name: path for path in sorted(folder.iterdir())}
+    pushed = push(Upload(repo_id="lab/a", repo_type="model", files=files, message="Publish"))
+    assert [size for _, size in hub.own.received] == [1000, 2000]
+    assert pushed.has_changed
+    assert files_on(hub) == {"README.md", "a.safetensors", "b.safetensors"}

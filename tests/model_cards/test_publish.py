@@ -1,0 +1,209 @@
+"""`regionmed-publish` stages, refuses and tells; nothing is sent here, which the tests of the round trip do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import pytest
+import yaml
+from built_corpora import build, noise, write_source
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from regionmed_clip.eval.results import read_results, write_results
+from regionmed_clip.model_cards import publish
+from regionmed_clip.model_cards.dataset_publication import prepare_dataset
+from regionmed_clip.model_cards.golden_outputs import GOLDEN_FILE
+from regionmed_clip.model_cards.hub_push import Pushed, Upload
+from regionmed_clip.model_cards.publications import prepare_model, prepare_space, read_facts
+from regionmed_clip.model_cards.stage import stage_flat_folder
+
+FACTS = {"training": ["global: 600 steps"], "data": "phantom@1"}
+
+
+@pytest.fixture(scope="module")
+def final(model, processor, tmp_path_factory):
+    """A run's final/, as training leaves it."""
+    folder = tmp_path_factory.mktemp("run") / "final"
+    return stage_flat_folder(model, processor, folder, results=[], facts=FACTS, training_data=None)
+
+
+@pytest.fixture
+def copied(final, tmp_path):
+    return shutil.copytree(final, tmp_path / "final")
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """The function that prepares a folder without rehearsing it; `said` gathers what it tells."""
+
+    def run(folder, **options):
+        run.said = []
+        options = {"facts": {}, "say": run.said.append, **options}
+        return prepare_model(folder, "lab/regionmed-clip", tmp_path / "work", **options)
+
+    return run
+
+
+def text_of(publication, name):
+    return publication.files[name].read_text(encoding="utf-8")
+
+
+def test_a_final_folder_needs_nothing_else(final, prepare):
+    publication = prepare(final)
+    assert publication.notes == ("no results: the card says that nothing was measured (regionmed-eval measures)",)
+    card = text_of(publication, "README.md")
+    assert "lab/regionmed-clip" in card
+    assert "global: 600 steps" in card
+    assert {"LICENSE", "handler.py", "requirements.txt", GOLDEN_FILE, "samples/ct.png"} <= set(publication.files)
+    assert "transformers<6,>=5.20" in text_of(publication, "requirements.txt")
+    for name in ("model.safetensors", GOLDEN_FILE):
+        assert publication.files[name].read_bytes() == (final / name).read_bytes()
+
+
+def test_golden_outputs_of_training_day_stay(copied, prepare):
+    tensors = load_file(copied / GOLDEN_FILE)
+    with safe_open(copied / GOLDEN_FILE, framework="pt") as file:
+        told = file.metadata()
+    save_file({**tensors, "outputs.image_embeds": tensors["outputs.image_embeds"] + 1}, copied / GOLDEN_FILE, told)
+    with pytest.raises(ValueError, match="the model's image_embeds is up to 1 from what it was"):
+        prepare(copied, pythons=[sys.executable])
+
+
+def test_a_card_that_was_edited_by_hand_stays(copied, prepare):
+    card = (copied / "README.md").read_text() + "\nOurs: trained at the clinic of X.\n"
+    (copied / "README.md").write_text(card)
+    publication = prepare(copied)
+    assert text_of(publication, "README.md") == card
+    assert "README.md was edited by hand and is published as it is" in publication.notes
+
+
+def test_a_number_typed_into_the_card_is_refused(copied, prepare):
+    with (copied / "README.md").open("a") as file:
+        file.write("\n| region | phantom | **0.912** |\n")
+    with pytest.raises(ValueError, match=r"0\.912, which no result holds"):
+        prepare(copied)
+
+
+def test_a_folder_of_an_older_version_is_told_what_is_made_anew(copied, prepare):
+    for name in ("card_facts.json", GOLDEN_FILE):
+        (copied / name).unlink()
+    notes = " ".join(prepare(copied).notes)
+    assert "had no golden outputs; they were made now" in notes
+    assert "README.md was written before facts were kept; it was rendered anew" in notes
+
+
+def test_local_paths_in_commands_are_cut_and_told(copied, prepare, make_result):
+    command = "accelerate launch train/pretrain.py --output_dir /home/jane/runs/q data=jsonl:/mnt/pacs/cxr"
+    write_results(copied / "results.json", [make_result(command=command)])
+    publication = prepare(copied)
+    assert "local paths in the commands of the results were cut to their last part" in publication.notes
+    assert "jane" not in text_of(publication, "results.json") + text_of(publication, "README.md")
+    assert read_results(publication.files["results.json"])[0].command.endswith("--output_dir .../q data=jsonl:.../cxr")
+
+
+def test_results_without_an_interval_are_refused(copied, prepare, make_result):
+    write_results(copied / "results.json", [make_result()])
+    rows = json.loads((copied / "results.json").read_text())
+    (copied / "results.json").write_text(json.dumps([{**rows[0], "low": None, "high": None}]))
+    with pytest.raises(ValueError, match=r"value, low, high are .* all three must be finite"):
+        prepare(copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("pytorch_model.bin", "x", r"\[pickle\]"),
+        ("notes.txt", "token hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0dF2h", r"\[secret\]"),
+    ],
+)
+def test_what_must_not_be_beside_a_model_is_refused_though_it_would_stay_here(name, content, reason, copied, prepare):
+    (copied / name).write_text(content)
+    with pytest.raises(ValueError, match=f"this model is not published; nothing was sent:\n.*{reason}"):
+        prepare(copied)
+
+
+def test_a_secret_in_the_configuration_and_a_patient_in_a_fact_are_refused(copied, prepare):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "note": "hf_" + "aB3dE6gH9jK2mN5pQ8sT1vW4yZ7bC0dF2h"}))
+    with pytest.raises(ValueError, match=r"config.json: line \d+ holds a Hugging Face token"):
+        prepare(copied)
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"README.md: line \d+ holds what looks like .* \[phi-name\]"):
+        prepare(copied, facts={"data": "films of Dr. Jane Doe"})
+
+
+def test_what_is_no_part_of_a_model_is_left_out_and_told(copied, prepare):
+    (copied / "notes.txt").write_text("remember the milk")
+    publication = prepare(copied)
+    assert "notes.txt" not in publication.files
+    assert "left out, since they are no part of a published model: notes.txt" in publication.notes
+
+
+def test_facts_of_a_file_stand_in_the_card_and_another_licence_is_not_ours(copied, prepare, tmp_path):
+    path = tmp_path / "facts.yaml"
+    path.write_text(yaml.safe_dump({"license": "cc-by-nc-4.0", "data": "Films of two hospitals."}))
+    publication = prepare(copied, facts=read_facts(path))
+    assert "license: cc-by-nc-4.0" in text_of(publication, "README.md")
+    assert "LICENSE" not in publication.files
+    assert "Apache License" in text_of(publication, "code_license.txt")
+    path.write_text("- a list")
+    with pytest.raises(ValueError, match="holds a list; facts are lines"):
+        read_facts(path)
+
+
+def test_a_built_corpus_is_planned_and_one_that_nobody_may_pass_on_is_not(tmp_path):
+    told = {"is_public": True, "allow_restricted": False, "say": lambda _: None}
+    for license_name in ("CC BY 4.0", "PhysioNet Credentialed Health Data License 1.5.0"):
+        place = tmp_path / license_name[:2]
+        images, splits = [noise(0), noise(1)], ["train", "test"]
+        root = write_source(place / "chest", images, split=splits, license_name=license_name)
+        corpus = build(place / "corpus", root, name="tiny")
+        if license_name.startswith("CC"):
+            publication = prepare_dataset(corpus.folder, "lab/tiny", **told)
+            assert publication.files["README.md"].startswith(b"---\n")
+            assert publication.files["manifest.json"] == corpus.folder / "manifest.json"
+            assert publication.message == f"Corpus {corpus.revision}"
+        else:
+            with pytest.raises(ValueError, match="which nobody may pass on as far as we know"):
+                prepare_dataset(corpus.folder, "lab/tiny", **told)
+
+
+def test_the_space_holds_the_demo_and_its_own_copy_of_the_model(final, tmp_path):
+    told = {"model_id": None, "model_revision": None, "say": lambda _: None}
+    publication = prepare_space(final, tmp_path / "work", **told)
+    assert {"app.py", "README.md", "requirements.txt", "model/model.safetensors"} <= set(publication.files)
+    assert publication.notes[0] == "holds its own copy of the model"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "absent"], "there is no folder 'absent'"),
+        (["--model", ".", "--repo-id", "nameless"], "no ORG/NAME"),
+        (["--model", "."], "has no config.json"),
+        (["--model", ".", "--what", "dataset", "--facts", "x"], "--facts is of --what model"),
+        (["--model", ".", "--model-id", "a/b"], "--model-id is of --what space"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, reason, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        publish.main(["--repo-id", "lab/a", "--dry-run", *arguments])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert reason in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_the_end_says_how_to_load_what_was_published():
+    upload = Upload(repo_id="lab/a", repo_type="model", files={}, message="m", tag="v1")
+    told = {"url": "https://hub/lab/a", "commit": "c" * 40, "revision": "c" * 40, "removed": ()}
+    lines = publish.outcome(upload, Pushed(**told, is_private=True, has_changed=True), "3 files, 1.0 MB")
+    assert lines[0] == f"Published: https://hub/lab/a (private), commit {'c' * 40}, 3 files, 1.0 MB."
+    assert 'AutoModel.from_pretrained("lab/a", revision="v1", trust_remote_code=True)' in lines[2]
+    assert "It is private" in lines[-1]
+    lines = publish.outcome(upload, Pushed(**told, is_private=False, has_changed=False), "3 files, 1.0 MB")
+    assert lines[0] == "https://hub/lab/a held all of it before: nothing was committed."
