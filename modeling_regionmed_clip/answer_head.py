@@ -140,11 +140,46 @@ class AnswerReadout(nn.Module):
         return answer + self.out_proj(attended), mean_weights
 
 
+class RegionSum(nn.Module):
+    """What the regions say to a question, summed over them: a sum can count, a mean cannot.
+
+    Question and region meet in the shared space, channel by channel. Sources: low-rank bilinear pooling,
+    arXiv:1610.04325; sums over sets, arXiv:1703.06114.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width, shared = config.answer_hidden_size, config.projection_dim
+        self.match = nn.Linear(shared, width, bias=False)
+        self.region = nn.Linear(width, width, bias=False)
+        self.answer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU())
+
+    def forward(self, answer: Tensor, matches: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
+        """(Q, W); zeros where a question has no region.
+
+        Args:
+            answer: (Q, W) float; what is asked for, and what was seen so far.
+            matches: (Q, R, D) float; `match_channels` of the question and each region.
+            regions: (Q, R, W) float; their tokens.
+            region_mask: (Q, R) bool.
+        """
+        states = self.mlp(self.match(matches) + self.region(regions) + self.answer(answer)[:, None])
+        return (states * region_mask[..., None].to(states.dtype)).sum(dim=1)
+
+
+def match_channels(one: Tensor, other: Tensor) -> Tensor:
+    """(..., D) products of unit vectors, channel by channel, times D: about 1 in size, and their mean is the cosine."""
+    return one * other * one.shape[-1]
+
+
 class AnswerHead(nn.Module):
     """Logits of A answers from question tokens, patches and regions; see `RegionMedClipConfig`, fields `answer_...`.
 
     What is seen are V = 2 + P + R tokens: "nothing" (where to look if nothing fits, and all there is without an image),
-    the image's embedding, its patches and the question's regions, each told its kind and where it lies.
+    the image's embedding, its patches and the question's regions, each told its kind and where it lies. Beside what
+    attention finds there, the classifier reads how the question matches the image and each region in the shared space,
+    which the encoder was trained for.
     """
 
     def __init__(self, config):
@@ -160,9 +195,11 @@ class AnswerHead(nn.Module):
         self.box_encoding = BoxEncoding(config.roi_num_frequencies, width)
         self.blocks = nn.ModuleList(CoAttentionBlock(config) for _ in range(config.answer_num_layers))
         self.readout = AnswerReadout(config)
+        self.answer_norm = nn.LayerNorm(width)
+        self.region_sum = RegionSum(config)
+        self.image_match = nn.Linear(shared, width, bias=False)
         self.hidden = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
+            nn.Linear(3 * width, 2 * width),
             nn.LayerNorm(2 * width),
             nn.GELU(),
             nn.Dropout(config.answer_dropout),
@@ -176,14 +213,24 @@ class AnswerHead(nn.Module):
         """
         asked, question_mask = self._question_tokens(questions)
         seen, seen_mask = self._seen_tokens(evidence)
+        num_patches = evidence.patches.shape[1]
+        regions = seen[:, 2 + num_patches :]  # (Q, R, W) before the blocks mix them with the question
         for block in self.blocks:
             asked, seen = block(asked, seen, question_mask, seen_mask)
         answer, log_weights = self.readout(asked[:, 0], seen, seen_mask)
-        num_patches = evidence.patches.shape[1]
         log_patches, log_regions = log_weights[:, 2 : 2 + num_patches], log_weights[:, 2 + num_patches :]
         patch_attention = log_patches.softmax(dim=-1) * evidence.is_seen
         region_attention = log_regions.softmax(dim=-1) * evidence.region_mask
-        return self.classifier(self.hidden(answer)), region_attention, patch_attention.unflatten(-1, evidence.grid)
+        logits = self.classifier(self.hidden(self._read(answer, questions, evidence, regions)))
+        return logits, region_attention, patch_attention.unflatten(-1, evidence.grid)
+
+    def _read(self, answer: Tensor, questions: AskedQuestions, evidence: SeenEvidence, regions: Tensor) -> Tensor:
+        """(Q, 3 W) what the classifier reads: the answer's state, the sum over regions, the match with the image."""
+        image_embeds = evidence.image_embeds[evidence.image_index]
+        of_image = self.image_match(match_channels(questions.embeds, image_embeds))
+        matches = match_channels(questions.embeds[:, None], evidence.regions)
+        of_regions = self.region_sum(answer, matches, regions, evidence.region_mask)
+        return torch.cat([self.answer_norm(answer), of_regions, of_image], dim=-1)
 
     def _kind(self, name: str) -> Tensor:
         """(W,) the learnt embedding of a kind of token."""
