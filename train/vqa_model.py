@@ -33,7 +33,7 @@ GROUP_OF_PART = {
 }
 VISUAL_GROUPS = ("vision", "roi")
 VISUAL_PARTS_OF_HEAD = (
-    *("image_projection", "patch_projection", "region_projection", "box_encoding", "image_match", "region_sum"),
+    *("image_projection", "patch_projection", "region_projection", "box_encoding", "image_match", "region_reading"),
 )
 MODEL_TENSORS = ("pixel_values", "input_ids", "attention_mask", "image_index", "region_boxes", "region_mask")
 QUESTION_TENSORS = ("input_ids", "attention_mask")
