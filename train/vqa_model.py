@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -17,10 +16,10 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 
 from .arguments import Recipe
 from .question_set import QuestionBatch
-from .recipe_parts import Optimizer, Stage, TowerModes
-from .stages import LORA_MARK, learning_rate_at, takes_decay
+from .recipe_parts import TowerModes
+from .stages import LORA_MARK
 from .starts import START, digest, load_processor, load_start, start_folder
-from .vqa_recipe import VQA_RATE_GROUPS, VqaRecipe
+from .vqa_recipe import VqaRecipe
 
 ENCODER = "regionmed_clip."  # what the encoder's parameters are called within the model
 GROUP_OF_PART = {
@@ -110,22 +109,6 @@ def set_trained_parameters(
         if parameter.requires_grad:
             trained.append((name.removeprefix(ENCODER), parameter))
     return trained
-
-
-def build_optimizer(
-    trained: list[tuple[str, nn.Parameter]], stage: Stage, settings: Optimizer
-) -> torch.optim.Optimizer:
-    """AdamW in groups of one learning rate and one weight decay; a group's `name` is one of `VQA_RATE_GROUPS`."""
-    groups: list[dict[str, Any]] = []
-    for group in VQA_RATE_GROUPS:
-        mine = [(name, item) for name, item in trained if GROUP_OF_PART[name.partition(".")[0]] == group]
-        for is_decayed in (True, False):
-            parameters = [item for name, item in mine if takes_decay(name, item) is is_decayed]
-            decay = settings.weight_decay if is_decayed else 0.0
-            if parameters:
-                rate = learning_rate_at(stage, 0, group)
-                groups.append({"name": group, "params": parameters, "weight_decay": decay, "lr": rate})
-    return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon, fused=True)
 
 
 class AnsweringModel(nn.Module):

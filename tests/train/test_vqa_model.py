@@ -9,9 +9,10 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 from regionmed_clip.train.adapters import begin_stage_adapters
 from regionmed_clip.train.question_set import GIVEN, PROPOSED, QuestionSet, all_batches
 from regionmed_clip.train.stage_plan import StagePlan
+from regionmed_clip.train.stages import build_optimizer
 from regionmed_clip.train.vqa_model import (
+    GROUP_OF_PART,
     AnsweringModel,
-    build_optimizer,
     build_vqa_model,
     open_vqa_start,
     set_trained_parameters,
@@ -99,7 +100,7 @@ def test_by_lora_the_adapters_and_what_lies_beside_the_tower_move(folder):
     assert of_vision
     assert all(".lora_" in name for name in of_vision)
     assert not any(name.startswith("text_model") for name, _ in trained)
-    optimizer = build_optimizer(trained, recipe.stage(), recipe.optimizer)
+    optimizer = build_optimizer(trained, recipe.stage(), recipe.optimizer, GROUP_OF_PART)
     assert {group["name"] for group in optimizer.param_groups} == {"vision", "roi", "head"}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trained)
 
