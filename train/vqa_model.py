@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modeling_regionmed_clip import RegionMedClipForVisualQuestionAnswering
 from modeling_regionmed_clip.outputs_regionmed_clip import RegionMedClipQuestionAnsweringOutput
+from modeling_regionmed_clip.towers import grid_of
 from regionmed_clip.processing.corpus.answer_vocabulary import AnswerVocabulary
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
@@ -131,14 +132,17 @@ class AnsweringModel(nn.Module):
         if not self.has_images:
             return self.model(**{name: tensors[name] for name in QUESTION_TENSORS}, labels=labels)
         given = {name: tensors[name] for name in MODEL_TENSORS}
-        if has_proposed:
-            given |= self._with_proposed(tensors)
-        return self.model(**given, labels=labels)
+        if not has_proposed:
+            return self.model(**given, labels=labels)
+        encoded = self.model.regionmed_clip.encode_patches(tensors["pixel_values"])
+        given |= self._with_proposed(tensors, encoded[0])
+        return self.model(**given, labels=labels, encoded_images=encoded)
 
     @torch.no_grad()
-    def _with_proposed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`region_boxes` and `region_mask` with those that the model proposes where `is_proposed`."""
-        found = self.model.regionmed_clip.propose_regions(tensors["pixel_values"])
+    def _with_proposed(self, tensors: dict[str, Tensor], patches: Tensor) -> dict[str, Tensor]:
+        """`region_boxes`, `region_mask`; those proposed from the patches (B, P, C) where `is_proposed`."""
+        grid = grid_of(self.model.config.vision_config, tensors["pixel_values"])
+        found = self.model.regionmed_clip.propose_from_patches(patches, grid)
         index, is_proposed = tensors["image_index"], tensors["is_proposed"]
         boxes, mask = _to_width(tensors, found.region_boxes.shape[1])
         proposed_boxes = found.region_boxes[index].to(boxes.dtype)  # (Q, K, 4)
