@@ -125,7 +125,8 @@ def _figures(
     shown = MEANING if facts.has_images else dict.fromkeys(MEANING, "the question alone, no image")
     measured = []
     for suffix, outcomes in right.items():
-        measured += split.figures(outcomes, suffix, {**protocol, "shown": shown[suffix]}, chance)
+        own, is_shown = {**protocol, "shown": shown[suffix]}, not suffix.startswith((BLANK, SHUFFLED))
+        measured += split.figures(outcomes, suffix, own, chance, has_strata=is_shown)
     if facts.has_images:
         measured += _gains(measured, split.seed)
     if chance is not None:
