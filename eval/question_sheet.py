@@ -28,7 +28,7 @@ NUM_ASKED = 3  # questions of an image
 NUM_IMAGES, IMAGES_PER_ROW = 6, 2
 MAX_DRAWN_REGIONS = 5  # of a panel, those with the most attention
 TITLE = "Questions, answers, and where they were read"
-LEGEND = "yellow: the marked region; turquoise: regions with their share of the attention; bright: attention to patches"
+LEGEND = "yellow: the marked region; turquoise: regions with their share in the answer; bright: attention to patches"
 
 
 @dataclass(frozen=True)

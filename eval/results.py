@@ -70,15 +70,15 @@ class Result:
 
 
 def write_results(path: str | Path, results: Iterable[Result]) -> None:
-    """None; `path` then holds the JSON list of the records, complete or not at all (temporary name, then rename)."""
+    """None; `path` then is the JSON list, a line a record, complete or not at all (temporary name, then rename)."""
     path = Path(path)
-    rows = []
+    lines = []
     for result in results:
         result.check()
-        rows.append(asdict(result))
+        lines.append(json.dumps(asdict(result), allow_nan=False))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -2,7 +2,8 @@
 
 Each table stands between two comments, `<!-- results: FILE -->` and `<!-- end of results -->`; FILE is a Result file
 under model_cards/results. What lies between them is replaced, nothing else is touched. FILE may be followed by `all`,
-to show sources and strata too, or by `arms`, for a study of many arms: these are then the rows.
+to show sources and strata too, by `arms`, for a study of many arms: these are then the rows, or by `only` and the names
+of the metrics to show.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from regionmed_clip.eval.tables import format_arm_table, format_table
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS_FOLDER = REPOSITORY / "model_cards" / "results"
 DOCUMENTS = ("README.md", "docs/reproduce.md", "docs/decisions.md")
-BLOCK = re.compile(r"<!-- results: (?P<file>[\w./-]+?)(?P<form> all| arms)? -->\n.*?<!-- end of results -->", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- results: (?P<file>[\w./-]+?)(?P<form> all| arms| only [\w@ ]+)? -->\n.*?<!-- end of results -->", re.DOTALL
+)
 
 
 def render_document(text: str, results_folder: Path = RESULTS_FOLDER) -> str:
@@ -33,8 +36,18 @@ def render_document(text: str, results_folder: Path = RESULTS_FOLDER) -> str:
 
 
 def render_results(results: Sequence[Result], form: str = "") -> str:
-    """The table of the results and a line on where they come from; `form` is "", "all" or "arms", see above."""
+    """The table of the results and a line on where they come from; `form` is what follows FILE, see above.
+
+    Raises:
+        ValueError: for a metric that no result has.
+    """
     shown = [result for result in results if form == "all" or result.source is None]
+    if form.startswith("only "):
+        wanted = form.split()[1:]
+        missing = sorted(set(wanted) - {result.metric for result in shown})
+        if missing:
+            raise ValueError(f"no result has the metric {missing[0]!r}; correct the block, or publish results anew.")
+        shown = [result for result in shown if result.metric in wanted and result.stratum is None]
     first = results[0]
     origin = (
         f"Command: `{first.command}`. Data: {first.data_revision}, split {first.protocol['split']} "

@@ -107,7 +107,7 @@ class CoAttentionBlock(GradientCheckpointingLayer):
 
 
 class AnswerReadout(nn.Module):
-    """One more look of the answer's state at what is seen, its weights written out: what is shown is what is used."""
+    """One more look of the answer's state at what is seen, its weights written out to be shown."""
 
     def __init__(self, config):
         super().__init__()
@@ -140,11 +140,46 @@ class AnswerReadout(nn.Module):
         return answer + self.out_proj(attended), mean_weights
 
 
+class RegionReading(nn.Module):
+    """What each region says to a question, to be summed: a sum can count, a mean cannot.
+
+    Question and region meet in the shared space, channel by channel. Sources: low-rank bilinear pooling,
+    arXiv:1610.04325; sums over sets, arXiv:1703.06114.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width, shared = config.answer_hidden_size, config.projection_dim
+        self.match = nn.Linear(shared, width, bias=False)
+        self.region = nn.Linear(width, width, bias=False)
+        self.answer = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU())
+
+    def forward(self, answer: Tensor, matches: Tensor, regions: Tensor, region_mask: Tensor) -> Tensor:
+        """(Q, R, W); padding exactly zero.
+
+        Args:
+            answer: (Q, W) float; what is asked for, and what was seen so far.
+            matches: (Q, R, D) float; `match_channels` of the question and each region.
+            regions: (Q, R, W) float; their tokens.
+            region_mask: (Q, R) bool.
+        """
+        states = self.mlp(self.match(matches) + self.region(regions) + self.answer(answer)[:, None])
+        return states * region_mask[..., None].to(states.dtype)
+
+
+def match_channels(one: Tensor, other: Tensor) -> Tensor:
+    """(..., D) products of unit vectors, channel by channel, times D: about 1 in size, and their mean is the cosine."""
+    return one * other * one.shape[-1]
+
+
 class AnswerHead(nn.Module):
     """Logits of A answers from question tokens, patches and regions; see `RegionMedClipConfig`, fields `answer_...`.
 
     What is seen are V = 2 + P + R tokens: "nothing" (where to look if nothing fits, and all there is without an image),
-    the image's embedding, its patches and the question's regions, each told its kind and where it lies.
+    the image's embedding, its patches and the question's regions, each told its kind and where it lies. Beside what
+    attention finds there, the classifier reads how the question matches the image and each region in the shared space,
+    for which the encoder was trained.
     """
 
     def __init__(self, config):
@@ -160,9 +195,11 @@ class AnswerHead(nn.Module):
         self.box_encoding = BoxEncoding(config.roi_num_frequencies, width)
         self.blocks = nn.ModuleList(CoAttentionBlock(config) for _ in range(config.answer_num_layers))
         self.readout = AnswerReadout(config)
+        self.answer_norm = nn.LayerNorm(width)
+        self.region_reading = RegionReading(config)
+        self.image_match = nn.Linear(shared, width, bias=False)
         self.hidden = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
+            nn.Linear(3 * width, 2 * width),
             nn.LayerNorm(2 * width),
             nn.GELU(),
             nn.Dropout(config.answer_dropout),
@@ -172,18 +209,42 @@ class AnswerHead(nn.Module):
     def forward(self, questions: AskedQuestions, evidence: SeenEvidence) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (Q, A); attention over the regions (Q, R) and over the patches (Q, h, w), float32.
 
-        Each attention sums to 1 over what is real, and is 0 where nothing is.
+        Each attention sums to 1 over what is real, and is 0 where nothing is. A region's is its share in what the
+        regions change: how far the probabilities of the answers move when its reading is left out of the sum. A
+        patch's is its weight in the last look.
         """
         asked, question_mask = self._question_tokens(questions)
         seen, seen_mask = self._seen_tokens(evidence)
+        num_patches = evidence.patches.shape[1]
+        regions = seen[:, 2 + num_patches :]  # (Q, R, W) before the blocks mix them with the question
         for block in self.blocks:
             asked, seen = block(asked, seen, question_mask, seen_mask)
         answer, log_weights = self.readout(asked[:, 0], seen, seen_mask)
-        num_patches = evidence.patches.shape[1]
-        log_patches, log_regions = log_weights[:, 2 : 2 + num_patches], log_weights[:, 2 + num_patches :]
-        patch_attention = log_patches.softmax(dim=-1) * evidence.is_seen
-        region_attention = log_regions.softmax(dim=-1) * evidence.region_mask
-        return self.classifier(self.hidden(answer)), region_attention, patch_attention.unflatten(-1, evidence.grid)
+        patch_attention = log_weights[:, 2 : 2 + num_patches].softmax(dim=-1) * evidence.is_seen
+        answer = self.answer_norm(answer)
+        matches = match_channels(questions.embeds[:, None], evidence.regions)
+        readings = self.region_reading(answer, matches, regions, evidence.region_mask)
+        image_embeds = evidence.image_embeds[evidence.image_index]
+        of_image = self.image_match(match_channels(questions.embeds, image_embeds))
+        logits = self._classify(answer, readings.sum(dim=1), of_image)
+        region_attention = self._shares(logits, answer, readings, of_image, evidence.region_mask)
+        return logits, region_attention, patch_attention.unflatten(-1, evidence.grid)
+
+    def _classify(self, answer: Tensor, of_regions: Tensor, of_image: Tensor) -> Tensor:
+        """Logits (..., A) from the answer's state, the sum over regions and the match with the image, (..., W) each."""
+        return self.classifier(self.hidden(torch.cat([answer, of_regions, of_image], dim=-1)))
+
+    @torch.no_grad()
+    def _shares(
+        self, logits: Tensor, answer: Tensor, readings: Tensor, of_image: Tensor, region_mask: Tensor
+    ) -> Tensor:
+        """(Q, R) float32 share of each region in how far leaving one out moves the probabilities of the answers."""
+        others = readings.sum(dim=1, keepdim=True) - readings  # (Q, R, W) of all regions but one
+        answer, of_image = answer[:, None].expand_as(others), of_image[:, None].expand_as(others)
+        without = self._classify(answer, others, of_image).float().sigmoid()  # (Q, R, A)
+        moved = (logits[:, None].float().sigmoid() - without).abs().sum(dim=-1)
+        moved = (moved + torch.finfo(torch.float32).tiny) * region_mask
+        return moved / moved.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
     def _kind(self, name: str) -> Tensor:
         """(W,) the learnt embedding of a kind of token."""

@@ -71,9 +71,11 @@ class RegionMedClipQuestionAnsweringOutput(ModelOutput):
     Args:
         loss: () float; with `labels`.
         logits: (Q, A) float; an answer's score is their sigmoid.
-        region_attention: (Q, R) float32; where the answer was read, over the question's real regions: it sums to 1, or
-            is 0 where the question has none. None: no regions were given or proposed.
-        patch_attention: (Q, h, w) float32; the same over the patches. None: no image.
+        region_attention: (Q, R) float32; the share of each real region of the question in what the regions change: how
+            far the probabilities of the answers move when it is left out. It sums to 1, or is 0 where the question has
+            no region. None: no regions were given or proposed.
+        patch_attention: (Q, h, w) float32; the weight of each patch in the last look at the image; it sums to 1. None:
+            no image.
         region_boxes, region_mask: (Q, R, 4) float32, (Q, R) bool; the regions that were used.
         vision_model_output, text_model_output: what the towers gave for B images and Q questions; `pooler_output` is
             the projected embedding.

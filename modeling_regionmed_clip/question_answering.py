@@ -6,7 +6,7 @@ A answers.
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .answer_head import AskedQuestions, SeenEvidence
 from .outputs_regionmed_clip import RegionMedClipQuestionAnsweringOutput, with_pooler_output
@@ -88,6 +88,7 @@ class QuestionAnswering:
         image_index: Tensor | None = None,
         regions: str | None = None,
         labels: Tensor | None = None,
+        encoded_images: tuple[Tensor, Tensor, ModelOutput] | None = None,
         **kwargs,
     ) -> RegionMedClipQuestionAnsweringOutput:
         """Logits of all answers to Q questions about B images, with `labels` their loss, and where the answer was read.
@@ -104,6 +105,7 @@ class QuestionAnswering:
             regions: "proposed" gives every question the regions that `propose_regions` finds in its image.
             labels: (Q, A) float in [0, 1]; how right each answer is. The loss is the binary cross entropy, summed over
                 answers and averaged over questions; a row of zeros says that no answer is right.
+            encoded_images: what the encoder's `encode_patches` gives for `pixel_values`, where the caller has it.
 
         Raises:
             ValueError: without a question; for shapes that do not fit; for regions both given and proposed, or without
@@ -122,7 +124,10 @@ class QuestionAnswering:
         else:
             image_index = self._settle_image_index(image_index, input_ids, pixel_values)
             given = region_boxes, region_mask, region_coverage
-            evidence, vision_output = self._see(pixel_values, image_index, given, regions, **kwargs)
+            if encoded_images is None:
+                encoded_images = self.regionmed_clip.encode_patches(pixel_values, **kwargs)
+            grid = grid_of(self.config.vision_config, pixel_values)
+            evidence, vision_output = self._see(encoded_images, grid, image_index, given, regions)
         logits, region_attention, patch_attention = self.answer_head(questions, evidence)
         return RegionMedClipQuestionAnsweringOutput(
             loss=None if labels is None else answer_loss(logits, labels),
@@ -169,16 +174,15 @@ class QuestionAnswering:
 
     def _see(
         self,
-        pixel_values: Tensor,
+        encoded_images: tuple[Tensor, Tensor, ModelOutput],
+        grid: tuple[int, int],
         image_index: Tensor,
         given: tuple[Tensor | None, Tensor | None, Tensor | None],
         regions: str | None,
-        **kwargs,
     ):
         """The evidence for Q questions, and the vision tower's output; `given` are boxes, mask and coverage."""
         encoder = self.regionmed_clip
-        patches, pooled, output = encoder.encode_patches(pixel_values, **kwargs)
-        grid = grid_of(self.config.vision_config, pixel_values)
+        patches, pooled, output = encoded_images
         image = encoder.visual_projection(pooled)
         boxes, mask, coverage = given
         if regions == "proposed":

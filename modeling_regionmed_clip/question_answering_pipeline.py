@@ -47,7 +47,7 @@ class VisualQuestionAnsweringPipeline(Pipeline):
                 one such list each, [] where an image has none.
             regions: "proposed" looks for regions by itself; not together with boxes.
             top_k: how many answers; 5 by default, and no more than the model knows.
-            return_attention: whether to say where the answer was read.
+            return_attention: whether to say what share each region had in the answer.
             batch_size: questions in one forward pass; 1 by default. An image that several of them ask of is seen once.
             timeout: seconds to wait for an image from the web.
 

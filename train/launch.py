@@ -5,19 +5,52 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 
 from .arguments import CommandLine, Recipe
 from .checkpoint import list_checkpoints
+from .failures import watch_others
 
 RUNS_FOLDER = Path("runs")
+MAIN_PROCESS_TIME = timedelta(hours=24)  # others wait while the main process prepares images or evaluates
 WORKING_LAUNCH = (
     "accelerate launch --config_file train/accelerate/cpu_2_processes.yaml --num_processes N train/pretrain.py ..."
 )
+
+
+def start_accelerator(precision: str, *, has_unused_parameters: bool = False) -> Accelerator:
+    """The processes of a run, met and watched: one that fails stops the others.
+
+    Args:
+        precision: of `resolve_precision`.
+        has_unused_parameters: whether a step may leave some of the trained parameters without a gradient.
+
+    Raises:
+        ValueError: for a way of sharding that no trainer here knows.
+    """
+    settle_network()
+    replication = DistributedDataParallelKwargs(
+        find_unused_parameters=has_unused_parameters,
+        gradient_as_bucket_view=True,  # gradients lie in memory once, not twice
+    )
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=MAIN_PROCESS_TIME), replication],
+    )
+    watch_others()
+    check_strategy(accelerator)
+    return accelerator
 
 
 def use_all_cores(accelerator: Accelerator) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from modeling_regionmed_clip import RegionMedClipModel
 from regionmed_clip.processing.corpus.data_spec import data_revision
@@ -26,9 +23,8 @@ from .best_model import BestModel, load_best
 from .checkpoint import RunState, find_checkpoint, installed_versions
 from .data_needs import refuse_missing_texts, refuse_odd_sizes, refuse_small_boxes
 from .data_stores import SampleStore
-from .failures import watch_others
 from .interruption import RESUMABLE_EXIT_CODE, Interrupted, Interruption, resume_command
-from .launch import agree_on_output_dir, check_processes, check_strategy, leave, settle_network, use_all_cores
+from .launch import agree_on_output_dir, check_processes, leave, start_accelerator, use_all_cores
 from .metrics_log import read_metrics, seconds_of_steps
 from .model_building import build_config, build_model, build_processor
 from .precision import resolve_precision
@@ -45,8 +41,6 @@ from .validation import Validator, refuse_bad_validation
 from .whole_files import write_whole
 
 BASELINE_FOLDER = "plain_clip"
-REPLICATION = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients lie in memory once, not twice
-MAIN_PROCESS_TIME = timedelta(hours=24)  # others wait while the main process prepares images or evaluates
 
 
 @dataclass(frozen=True)
@@ -175,14 +169,7 @@ def pretrain(command_line: CommandLine, interruption: Interruption | None = None
 
 
 def _start_processes(recipe: Recipe) -> Accelerator:
-    settle_network()
-    accelerator = Accelerator(
-        mixed_precision=resolve_precision(recipe.precision),
-        cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=MAIN_PROCESS_TIME), REPLICATION],
-    )
-    watch_others()
-    check_strategy(accelerator)
+    accelerator = start_accelerator(resolve_precision(recipe.precision))
     check_processes(recipe, accelerator.num_processes)
     use_all_cores(accelerator)
     return accelerator

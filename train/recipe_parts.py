@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from regionmed_clip.processing.corpus.box_noise import MAX_BOX_NOISE
 
@@ -90,6 +90,34 @@ class Augmentation:
             require(where, name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
 
 
+class Schedule(Protocol):
+    """What decides the course of the learning rates: fields of a stage, and of a recipe that is one stage."""
+
+    steps: int | None
+    epochs: float | None
+    learning_rate: float
+    learning_rates: dict[str, float]
+    final_learning_rate_share: float
+    warmup_steps: int
+
+
+def check_schedule(owner: Schedule, where: str, groups: Sequence[str]) -> None:
+    """Raises a ValueError for steps, epochs and learning rates that could not be; `groups` are those of the rates."""
+    if (owner.steps is None) == (owner.epochs is None):
+        raise ValueError(f"{where} has steps {owner.steps} and epochs {owner.epochs}; give exactly one of them.")
+    require(where, "steps", owner.steps, owner.steps is None or owner.steps >= 1, "at least 1")
+    require(where, "epochs", owner.epochs, owner.epochs is None or owner.epochs > 0, "above 0")
+    require(where, "learning_rate", owner.learning_rate, owner.learning_rate > 0, "above 0")
+    for group, rate in owner.learning_rates.items():
+        if group not in groups:
+            raise ValueError(f"{where}: learning_rates has {group!r}; the groups are {', '.join(groups)}.")
+        require(where, f"learning_rates.{group}", rate, rate > 0, "above 0; set a mode to frozen to train nothing")
+    is_short = owner.steps is None or owner.warmup_steps < owner.steps
+    require(where, "warmup_steps", owner.warmup_steps, 0 <= owner.warmup_steps and is_short, "from 0 to steps - 1")
+    share = owner.final_learning_rate_share
+    require(where, "final_learning_rate_share", share, 0 <= share <= 1, "from 0 to 1")
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a progressive run; a field that is None is the recipe's.
@@ -124,7 +152,7 @@ class Stage:
 
     def check(self, where: str) -> None:
         """Raises a ValueError for a stage that could not run or would train nothing."""
-        self._check_schedule(where)
+        check_schedule(self, where, RATE_GROUPS)
         self._check_terms(where)
         self.modes.check(f"{where}.modes")
         for tower in TOWERS:
@@ -142,21 +170,6 @@ class Stage:
         require(where, "max_grad_norm", norm, norm is None or norm > 0, "above 0")
         require(where, "weight_decay", decay, decay is None or decay >= 0, "at least 0")
         self._check_that_something_trains(where)
-
-    def _check_schedule(self, where: str) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"{where} has steps {self.steps} and epochs {self.epochs}; give exactly one of them.")
-        require(where, "steps", self.steps, self.steps is None or self.steps >= 1, "at least 1")
-        require(where, "epochs", self.epochs, self.epochs is None or self.epochs > 0, "above 0")
-        require(where, "learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
-        for group, rate in self.learning_rates.items():
-            if group not in RATE_GROUPS:
-                raise ValueError(f"{where}.learning_rates has {group!r}; the groups are {', '.join(RATE_GROUPS)}.")
-            require(where, f"learning_rates.{group}", rate, rate > 0, "above 0; set a mode to frozen to train nothing")
-        is_short = self.steps is None or self.warmup_steps < self.steps
-        require(where, "warmup_steps", self.warmup_steps, 0 <= self.warmup_steps and is_short, "from 0 to steps - 1")
-        share = self.final_learning_rate_share
-        require(where, "final_learning_rate_share", share, 0 <= share <= 1, "from 0 to 1")
 
     def _check_terms(self, where: str) -> None:
         if not self.loss_weights:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from modeling_regionmed_clip import RegionMedClipModel
 from modeling_regionmed_clip.towers import POOLING_LAYERS
 
-from .recipe_parts import RATE_GROUPS, TEXT_TERMS, Optimizer, Stage
+from .recipe_parts import TEXT_TERMS, Optimizer, Stage
 
 GLOBAL_TERMS = ("image_text", "image_region_text", "fused_image_text")
 REGION_EMBEDDING_TERMS = ("region_text", "fused_image_text", "hard_negatives", "region_distillation")
@@ -86,17 +87,23 @@ def takes_decay(name: str, parameter: nn.Parameter) -> bool:
 
 
 def build_optimizer(
-    trained: list[tuple[str, nn.Parameter]], stage: Stage, settings: Optimizer
+    trained: list[tuple[str, nn.Parameter]],
+    stage: Stage,
+    settings: Optimizer,
+    group_of_part: Mapping[str, str] = GROUP_OF_PART,
 ) -> torch.optim.Optimizer:
     """AdamW over the trained parameters of a settled stage, in groups of one learning rate and one weight decay.
 
-    A group has its `name` of `RATE_GROUPS`, in that order; two share a name where some of their parameters take weight
+    A group has its `name`, in the order of `group_of_part`; two share a name where some of their parameters take weight
     decay and some none.
+
+    Args:
+        group_of_part: first part of a parameter's name -> name of the group.
     """
     assert stage.weight_decay is not None  # settled
     groups = []
-    for group in RATE_GROUPS:
-        mine = [(name, item) for name, item in trained if GROUP_OF_PART[name.partition(".")[0]] == group]
+    for group in dict.fromkeys(group_of_part.values()):
+        mine = [(name, item) for name, item in trained if group_of_part[name.partition(".")[0]] == group]
         for is_decayed in (True, False):
             parameters = [item for name, item in mine if takes_decay(name, item) is is_decayed]
             decay = stage.weight_decay if is_decayed else 0.0

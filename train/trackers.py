@@ -13,13 +13,12 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, filter_trackers, get_available_trackers
 from accelerate.utils import LoggerType, ProjectConfiguration
 
-from .arguments import Recipe
 from .whole_files import write_whole
 
 KNOWN_TRACKERS = tuple(sorted(str(kind) for kind in LoggerType if kind != LoggerType.ALL))
@@ -36,7 +35,17 @@ CONTINUATION_OF: dict[str, Callable[[str], dict[str, Any]]] = {  # what starts t
 }
 
 
-def refuse_missing_trackers(recipe: Recipe) -> None:
+class TrackedRecipe(Protocol):
+    """What trackers are told of a run."""
+
+    name: str
+    trackers: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+
+
+def refuse_missing_trackers(recipe: TrackedRecipe) -> None:
     """Raises a ValueError for a tracker that Accelerate does not know, or whose package is not installed."""
     for name in recipe.trackers:
         if name not in KNOWN_TRACKERS:
@@ -57,7 +66,7 @@ def refuse_missing_trackers(recipe: Recipe) -> None:
 class Trackers:
     """The started trackers of one run; made and used on the main process alone."""
 
-    def __init__(self, accelerator: Accelerator, recipe: Recipe, folder: Path, first_step: int):
+    def __init__(self, accelerator: Accelerator, recipe: TrackedRecipe, folder: Path, first_step: int):
         """Starts the recipe's trackers, or goes on in the runs whose ids `folder` keeps.
 
         Args:
@@ -150,7 +159,7 @@ def _settings(name: str, known_ids: Mapping[str, str | None], folder: Path, firs
     return given | CONTINUATION_OF[name](run_id)
 
 
-def _describe(tracker: GeneralTracker, recipe: Recipe) -> None:
+def _describe(tracker: GeneralTracker, recipe: TrackedRecipe) -> None:
     """Tells a tracker that begins a run the recipe."""
     values = recipe.to_dict()
     if tracker.name == "tensorboard":  # its own table of hyper-parameters would be a run of its own beside this one

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -12,15 +11,16 @@ from torch import Tensor, nn
 
 from modeling_regionmed_clip import RegionMedClipForVisualQuestionAnswering
 from modeling_regionmed_clip.outputs_regionmed_clip import RegionMedClipQuestionAnsweringOutput
+from modeling_regionmed_clip.towers import grid_of
 from regionmed_clip.processing.corpus.answer_vocabulary import AnswerVocabulary
 from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipProcessor
 
 from .arguments import Recipe
 from .question_set import QuestionBatch
-from .recipe_parts import Optimizer, Stage, TowerModes
-from .stages import LORA_MARK, learning_rate_at, takes_decay
+from .recipe_parts import TowerModes
+from .stages import LORA_MARK
 from .starts import START, digest, load_processor, load_start, start_folder
-from .vqa_recipe import VQA_RATE_GROUPS, VqaRecipe
+from .vqa_recipe import VqaRecipe
 
 ENCODER = "regionmed_clip."  # what the encoder's parameters are called within the model
 GROUP_OF_PART = {
@@ -32,7 +32,9 @@ GROUP_OF_PART = {
     "answer_head": "head",
 }
 VISUAL_GROUPS = ("vision", "roi")
-VISUAL_PARTS_OF_HEAD = ("image_projection", "patch_projection", "region_projection", "box_encoding")
+VISUAL_PARTS_OF_HEAD = (
+    *("image_projection", "patch_projection", "region_projection", "box_encoding", "image_match", "region_reading"),
+)
 MODEL_TENSORS = ("pixel_values", "input_ids", "attention_mask", "image_index", "region_boxes", "region_mask")
 QUESTION_TENSORS = ("input_ids", "attention_mask")
 
@@ -110,22 +112,6 @@ def set_trained_parameters(
     return trained
 
 
-def build_optimizer(
-    trained: list[tuple[str, nn.Parameter]], stage: Stage, settings: Optimizer
-) -> torch.optim.Optimizer:
-    """AdamW in groups of one learning rate and one weight decay; a group's `name` is one of `VQA_RATE_GROUPS`."""
-    groups: list[dict[str, Any]] = []
-    for group in VQA_RATE_GROUPS:
-        mine = [(name, item) for name, item in trained if GROUP_OF_PART[name.partition(".")[0]] == group]
-        for is_decayed in (True, False):
-            parameters = [item for name, item in mine if takes_decay(name, item) is is_decayed]
-            decay = settings.weight_decay if is_decayed else 0.0
-            if parameters:
-                rate = learning_rate_at(stage, 0, group)
-                groups.append({"name": group, "params": parameters, "weight_decay": decay, "lr": rate})
-    return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon, fused=True)
-
-
 class AnsweringModel(nn.Module):
     """The model as training and validation ask it: questions of one batch may have given, proposed or no regions."""
 
@@ -146,14 +132,17 @@ class AnsweringModel(nn.Module):
         if not self.has_images:
             return self.model(**{name: tensors[name] for name in QUESTION_TENSORS}, labels=labels)
         given = {name: tensors[name] for name in MODEL_TENSORS}
-        if has_proposed:
-            given |= self._with_proposed(tensors)
-        return self.model(**given, labels=labels)
+        if not has_proposed:
+            return self.model(**given, labels=labels)
+        encoded = self.model.regionmed_clip.encode_patches(tensors["pixel_values"])
+        given |= self._with_proposed(tensors, encoded[0])
+        return self.model(**given, labels=labels, encoded_images=encoded)
 
     @torch.no_grad()
-    def _with_proposed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`region_boxes` and `region_mask` with those that the model proposes where `is_proposed`."""
-        found = self.model.regionmed_clip.propose_regions(tensors["pixel_values"])
+    def _with_proposed(self, tensors: dict[str, Tensor], patches: Tensor) -> dict[str, Tensor]:
+        """`region_boxes`, `region_mask`; those proposed from the patches (B, P, C) where `is_proposed`."""
+        grid = grid_of(self.model.config.vision_config, tensors["pixel_values"])
+        found = self.model.regionmed_clip.propose_from_patches(patches, grid)
         index, is_proposed = tensors["image_index"], tensors["is_proposed"]
         boxes, mask = _to_width(tensors, found.region_boxes.shape[1])
         proposed_boxes = found.region_boxes[index].to(boxes.dtype)  # (Q, K, 4)

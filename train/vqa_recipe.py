@@ -17,7 +17,7 @@ from regionmed_clip.processing.corpus.box_noise import MAX_BOX_NOISE
 
 from .arguments import MAX_SEED, PRECISIONS, RECIPES_FOLDER, read_recipe_values
 from .dataclass_values import build_dataclass, require
-from .recipe_parts import TOWERS, LoraOfTowers, Optimizer, Stage, TowerModes
+from .recipe_parts import TOWERS, LoraOfTowers, Optimizer, Stage, TowerModes, check_schedule
 
 DEFAULT_RECIPE = RECIPES_FOLDER / "vqa_quickstart.yaml"
 STAGE_NAME = "answers"  # the one stage of such a run, in its logs and checkpoints
@@ -174,7 +174,7 @@ class VqaRecipe:
         is_known = set(self.controls) <= set(CONTROLS)
         require(where, "controls", list(self.controls), is_known, f"some of {', '.join(CONTROLS)}")
         self._check_model(where)
-        self._check_rates(where)
+        check_schedule(self, where, VQA_RATE_GROUPS)
 
     def _check_model(self, where: str) -> None:
         self.modes.check(f"{where}: modes")
@@ -191,22 +191,6 @@ class VqaRecipe:
                     f"{', '.join(ANSWER_FIELDS)}."
                 )
 
-    def _check_rates(self, where: str) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"{where} has steps {self.steps} and epochs {self.epochs}; give exactly one of them.")
-        require(where, "steps", self.steps, self.steps is None or self.steps >= 1, "at least 1")
-        require(where, "epochs", self.epochs, self.epochs is None or self.epochs > 0, "above 0")
-        require(where, "learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
-        for group, rate in self.learning_rates.items():
-            if group not in VQA_RATE_GROUPS:
-                known = ", ".join(VQA_RATE_GROUPS)
-                raise ValueError(f"{where}: learning_rates has {group!r}; the groups are {known}.")
-            require(where, f"learning_rates.{group}", rate, rate > 0, "above 0; set a mode to frozen to train nothing")
-        is_short = self.steps is None or self.warmup_steps < self.steps
-        require(where, "warmup_steps", self.warmup_steps, 0 <= self.warmup_steps and is_short, "from 0 to steps - 1")
-        share = self.final_learning_rate_share
-        require(where, "final_learning_rate_share", share, 0 <= share <= 1, "from 0 to 1")
-
     def with_steps(self, num_images: int) -> VqaRecipe:
         """The recipe with epochs turned into steps, from the number of training images that have a question."""
         if self.epochs is None:
@@ -220,7 +204,8 @@ class VqaRecipe:
         """The run as the one stage that the schedule, the adapters and the progress of pretraining know."""
         names = ("steps", "learning_rate", "learning_rates", "final_learning_rate_share", "warmup_steps")
         names = (*names, "modes", "lora", "global_batch_size")
-        return Stage(name=STAGE_NAME, **{name: getattr(self, name) for name in names})
+        fields = {name: getattr(self, name) for name in names}
+        return Stage(name=STAGE_NAME, weight_decay=self.optimizer.weight_decay, **fields)
 
     def control(self, name: str) -> VqaRecipe:
         """The recipe of a control: the same steps, without images or with an encoder that has learnt nothing."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -31,19 +30,16 @@ from .checkpoint import (
 )
 from .gather import any_process
 from .interruption import Interrupted, Interruption
-from .metrics_log import MetricsLog
-from .progress import RunProgress, ShownStep
 from .question_set import DrawnQuestions, DrawSettings, QuestionBatch, QuestionSet
 from .sample_order import rank_positions, step_seed
 from .stage_model import eager_attention_on_cpu
 from .stage_plan import StagePlan
-from .stages import set_learning_rates
+from .stages import build_optimizer, set_learning_rates
 from .step_rows import StepClock, peak_memory
-from .trackers import FOLDER, Trackers
-from .vqa_model import AnsweringModel, build_optimizer, set_trained_parameters, soft_labels, to_device
+from .vqa_model import GROUP_OF_PART, AnsweringModel, set_trained_parameters, soft_labels, to_device
 from .vqa_recipe import VqaRecipe
 from .vqa_validation import METRIC, QuestionValidator
-from .watching import METRICS_NAME, VALIDATION_NAME
+from .watching import RunLogs
 from .whole_files import clean_up
 
 VALIDATION_SPLIT = "validation"
@@ -120,7 +116,7 @@ class VqaTrainer:
         trained = set_trained_parameters(self.model, modes, has_images=recipe.has_images)
         answering = AnsweringModel(self.model, has_images=recipe.has_images)
         wrapped = self.accelerator.prepare_model(answering)
-        optimizer = build_optimizer(trained, self.plan.stage, recipe.optimizer)
+        optimizer = build_optimizer(trained, self.plan.stage, recipe.optimizer, GROUP_OF_PART)
         if checkpoint is not None:
             optimizer.load_state_dict(load_optimizer(checkpoint))
         watcher = VqaWatcher(recipe, self.plan, self.accelerator, self.output_dir, step)
@@ -227,54 +223,23 @@ class VqaTrainer:
             save_checkpoint(self.checkpoints, tensors, self._state(step), self.recipe.keep_checkpoints)
 
 
-class VqaWatcher:
-    """Writes metrics.jsonl, validation.jsonl and the trackers, and shows the progress; on the main process alone."""
+class VqaWatcher(RunLogs):
+    """Writes and shows how a fine-tuning goes."""
 
     def __init__(self, recipe: VqaRecipe, plan: StagePlan, accelerator: Accelerator, output_dir: Path, first_step: int):
+        super().__init__(recipe, [plan], accelerator, output_dir, first_step)
         self.clock = StepClock()
-        self._recipe = recipe
-        self._plan = plan
-        self._accelerator = accelerator
-        self._output_dir = output_dir
-        self._first_step = first_step
-
-    def __enter__(self) -> VqaWatcher:
-        if self._accelerator.is_main_process:
-            self._metrics = MetricsLog(self._output_dir / METRICS_NAME, self._first_step)
-            self._validation = MetricsLog(self._output_dir / VALIDATION_NAME, self._first_step)
-            self._trackers = Trackers(self._accelerator, self._recipe, self._output_dir / FOLDER, self._first_step)
-            self._progress = RunProgress(self._recipe.name, [self._plan], self._first_step)
-        self._accelerator.wait_for_everyone()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._accelerator.is_main_process:
-            self._progress.close()
-            self._trackers.finish()
+        self._stage = plan.stage
 
     def record(self, step: int, numbers: StepNumbers, optimizer: torch.optim.Optimizer) -> None:
         """Writes and shows `step`, which has just been taken."""
         if not self._accelerator.is_main_process:
             return
         elapsed_s, wait_share = self.clock.read()
-        samples_per_s = self._recipe.global_batch_size / elapsed_s
-        row: dict[str, Any] = {"step": step, "stage": self._plan.stage.name, "loss": numbers.loss}
+        samples_per_s = (self._stage.global_batch_size or 0) / elapsed_s
+        row: dict[str, Any] = {"step": step, "stage": self._stage.name, "loss": numbers.loss}
         row |= {"train_accuracy": numbers.accuracy, "num_questions": numbers.num_questions}
         row |= {f"lr_{group['name']}": float(group["lr"]) for group in optimizer.param_groups}
         row |= {"grad_norm": numbers.grad_norm, "samples_per_s": round(samples_per_s, 2)}
         row |= {"data_wait_share": round(wait_share, 4), **peak_memory(self._accelerator.device)}
-        self._metrics.append(row)
-        self._trackers.log({f"train/{name}": value for name, value in row.items() if name != "step"}, step)
-        self._progress.show(ShownStep(step, self._plan.stage.name, numbers.loss, samples_per_s, wait_share))
-
-    def record_validation(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """Writes the figures of a validation after `step`."""
-        self._validation.append(*rows)
-        self._trackers.log({f"val/{row['metric']}": row["value"] for row in rows}, step)
-
-    def flush(self) -> None:
-        """Puts all that was recorded on disk; before a checkpoint, which must not be ahead of it."""
-        if self._accelerator.is_main_process:
-            self._trackers.flush()
+        self._record_row(row, samples_per_s, wait_share)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from modeling_regionmed_clip import RegionMedClipForVisualQuestionAnswering
 from regionmed_clip.processing.corpus.data_spec import data_revision
@@ -19,20 +17,18 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 
 from .adapters import check_targets
 from .checkpoint import Best, find_checkpoint
-from .failures import watch_others
 from .interruption import RESUMABLE_EXIT_CODE, Interrupted, Interruption
 from .launch import (
     agree_on_output_dir,
     check_number_of_processes,
     check_sharing,
-    check_strategy,
     leave,
-    settle_network,
+    start_accelerator,
     use_all_cores,
 )
 from .metrics_log import read_metrics, seconds_of_steps
 from .precision import resolve_precision
-from .pretraining import MAIN_PROCESS_TIME, tell_how_it_resumes, tell_how_to_go_on
+from .pretraining import tell_how_it_resumes, tell_how_to_go_on
 from .run_lock import RunLock
 from .trackers import refuse_missing_trackers
 from .training_data import read_training_data
@@ -45,7 +41,6 @@ from .watching import METRICS_NAME, VALIDATION_NAME
 from .whole_files import write_whole
 
 CONTROLS_FOLDER = "controls"
-REPLICATION = DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 @dataclass(frozen=True)
@@ -181,14 +176,7 @@ def run_identity(recipe: VqaRecipe, start: VqaStart, data: VqaData) -> dict[str,
 
 
 def _start_processes(recipe: VqaRecipe) -> Accelerator:
-    settle_network()
-    accelerator = Accelerator(
-        mixed_precision=resolve_precision(recipe.precision),
-        cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=MAIN_PROCESS_TIME), REPLICATION],
-    )
-    watch_others()
-    check_strategy(accelerator)
+    accelerator = start_accelerator(resolve_precision(recipe.precision), has_unused_parameters=True)
     if accelerator.is_fsdp2:
         raise ValueError(
             "Accelerate is configured for FSDP2; an answer head is small, so this trainer replicates the model. Start "

@@ -55,6 +55,8 @@ def measure(inputs: TaskInputs) -> TaskFindings:
         return TaskFindings(measured=[nothing, *_zero_shot(inputs, split, shared)])
     answers, missing = _answers_by_view(inputs, inputs.answering, split)
     figures, details = _figures(inputs.answering, split, answers, shared)
+    if inputs.is_brief:  # a control of another model, which has them
+        figures = [figure for figure in figures if not figure.metric.endswith(MAJORITY)]
     figures += [skipped(TASK, f"vqa_accuracy{suffix}", why, n=0, stratum=whole) for suffix, why in missing.items()]
     return TaskFindings(measured=figures, details=details)
 
@@ -125,7 +127,8 @@ def _figures(
     shown = MEANING if facts.has_images else dict.fromkeys(MEANING, "the question alone, no image")
     measured = []
     for suffix, outcomes in right.items():
-        measured += split.figures(outcomes, suffix, {**protocol, "shown": shown[suffix]}, chance)
+        own, is_shown = {**protocol, "shown": shown[suffix]}, not suffix.startswith((BLANK, SHUFFLED))
+        measured += split.figures(outcomes, suffix, own, chance, has_strata=is_shown)
     if facts.has_images:
         measured += _gains(measured, split.seed)
     if chance is not None:

@@ -61,19 +61,26 @@ class AnsweredSplit:
             yield from self._large(Stratum(None, f"kind {kind}", self.asked.kinds == kind))
 
     def figures(
-        self, outcomes: np.ndarray, suffix: str, protocol: Mapping[str, Any], chance: np.ndarray | None = None
+        self,
+        outcomes: np.ndarray,
+        suffix: str,
+        protocol: Mapping[str, Any],
+        chance: np.ndarray | None = None,
+        *,
+        has_strata: bool = True,
     ) -> Iterator[Measured]:
         """Accuracies `vqa_accuracy{suffix}` ... of the whole, and `vqa_accuracy{suffix}` of the strata.
 
         Args:
             outcomes: (Q,) bool, whether the answer is right.
             chance: (Q,) what answering without a look is expected to reach.
+            has_strata: whether to take the strata too.
         """
         whole = Stratum(None, None, np.ones(len(outcomes), dtype=bool))
         for metric, is_member in self.parts().items():
             if is_member.any() or metric == "vqa_accuracy":
                 yield self._mean(f"{metric}{suffix}", whole, outcomes, is_member, protocol, chance)
-        for stratum, is_member in self.strata():
+        for stratum, is_member in self.strata() if has_strata else ():
             yield self._mean(f"vqa_accuracy{suffix}", stratum, outcomes, is_member, protocol, chance)
 
     def _large(self, stratum: Stratum) -> Iterator[tuple[Stratum, np.ndarray]]:

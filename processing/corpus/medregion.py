@@ -384,6 +384,8 @@ def _kind(pair: dict[str, str]) -> str:
     """The kind of a question: the row's own, else told by the answer; and its topic, as question_rows.py names it."""
     is_closed = pair["a"].strip().lower() in ("yes", "no")
     answer_type = str(pair.get("answer_type") or ("closed" if is_closed else "open")).strip().lower()
+    if answer_type.partition("-")[0] not in ("open", "closed"):
+        raise ValueError(f"answer_type is {pair['answer_type']!r}; it must be open or closed, or begin so. Correct it.")
     name = re.search("[a-z]+", str(pair.get("question_type") or "").lower())
     return f"{answer_type}-{_TOPIC_OF_NAME.get(name.group(), name.group())}" if name else answer_type
 

@@ -14,7 +14,7 @@ from regionmed_clip.processing.corpus.fingerprints import Part, part_of_examples
 from regionmed_clip.processing.corpus.question_split import groups_of_images, holdout_split
 from regionmed_clip.processing.corpus.records import SPLITS
 
-HELD_OUT_SHARES: Mapping[str, float] = {"validation": 0.1, "test": 0.2}
+HELD_OUT_SHARES: Mapping[str, float] = {"validation": 0.15, "test": 0.2}
 Shares = Mapping[str, float]
 
 

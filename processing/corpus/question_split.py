@@ -17,7 +17,7 @@ from regionmed_clip.processing.corpus.fingerprints import Part
 from regionmed_clip.processing.corpus.leakage import MEANING_OF_KIND, shared_rows
 from regionmed_clip.processing.corpus.perceptual_hash import near_pairs
 
-DEFAULT_SHARES: Mapping[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
+DEFAULT_SHARES: Mapping[str, float] = {"train": 0.65, "validation": 0.15, "test": 0.2}
 _MAX_NAMED = 3
 
 

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import numpy as np
 
+ANSWER_TYPES = ("open", "closed")
 SPLITS = ("train", "validation", "test")
 LATERALITIES = ("left", "right", "bilateral")
 SIZES = ("small", "medium", "large")
@@ -108,11 +109,11 @@ class RegionRecord:
 
 @dataclass(frozen=True, slots=True)
 class QARecord:
-    """A question about an image with its answer; kind is "open", "closed" or a source's finer name."""
+    """A question about an image with its answer; kind is "open" or "closed", with a topic or not: "closed-presence"."""
 
     question: Annotated[str, "the question"]
     answer: Annotated[str, "its answer"]
-    kind: Annotated[str, '"open", "closed" or a finer name of the source']
+    kind: Annotated[str, '"open" or "closed", then maybe - and a topic']
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,11 @@ class StudyRecord:
                 raise ValueError(
                     f"{self.image_id}: question {index} is {question}; question, answer and kind must be filled. "
                     "Drop incomplete questions from the source."
+                )
+            if question.kind.partition("-")[0] not in ANSWER_TYPES:
+                raise ValueError(
+                    f"{self.image_id}: question {index} has kind {question.kind!r}; it must be open or closed, or "
+                    "begin so, such as closed-presence. Name its answer type first."
                 )
 
 

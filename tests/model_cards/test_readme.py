@@ -52,6 +52,19 @@ def test_a_block_is_filled_and_the_rest_is_left_alone(tmp_path):
     assert render_document(filled, tmp_path) == filled
 
 
+def test_a_block_may_show_some_metrics_only_and_names_one_that_is_not_there(tmp_path):
+    auroc = replace(RESULT, metric="macro_auroc", value=0.25, low=0.125, high=0.375)
+    of_kind = replace(auroc, stratum="kind closed", value=0.0625, low=0.0, high=0.5)
+    write_results(tmp_path / "a.json", [RESULT, auroc, of_kind])
+    block = "<!-- results: a.json only {} -->\n<!-- end of results -->\n"
+    shown = render_document(block.format("macro_auroc"), tmp_path)
+    assert "0.250 [0.125, 0.375]" in shown
+    assert "0.812" not in shown
+    assert "0.062" not in shown
+    with pytest.raises(ValueError, match="no result has the metric 'mean_iou'"):
+        render_document(block.format("macro_auroc mean_iou"), tmp_path)
+
+
 def test_a_study_of_many_arms_has_its_arms_as_rows(tmp_path):
     protocol = {**RESULT.protocol, "seeds": [0, 1]}
     difference = {"model": "joint minus default", "value": 0.0625, "low": -0.1, "high": 0.2}

@@ -79,6 +79,37 @@ def test_regions_in_another_order_are_the_same_regions():
     torch.testing.assert_close(found.region_attention.flip(1), expected.region_attention, **FLOAT32)
 
 
+@pytest.fixture
+def silenced(monkeypatch):
+    """A function: the output of the model for a batch when the readings of the regions where `is_silent` are zero."""
+
+    def run(model, batch, is_silent):
+        read = model.answer_head.region_reading.forward
+        with monkeypatch.context() as patch:
+            heard = ~is_silent[..., None]
+            patch.setattr(model.answer_head.region_reading, "forward", lambda *args: read(*args) * heard)
+            return model(**batch)
+
+    return run
+
+
+def test_a_region_that_says_nothing_has_no_share_in_the_answer(silenced):
+    is_silent = torch.tensor([[False, True], [False, True], [True, True], [True, True], [True, True]])
+    shares = silenced(tiny_question_model(), tiny_questions(), is_silent).region_attention
+    torch.testing.assert_close(shares[0], torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(shares[3], torch.tensor([0.5, 0.5]))  # nothing is changed by either
+
+
+def test_the_share_of_a_region_is_how_far_leaving_it_out_moves_the_probabilities(silenced):
+    model, batch = tiny_question_model(), tiny_questions()
+    whole = model(**batch)
+    without = [silenced(model, batch, torch.arange(2).eq(left_out).expand(5, 2)).logits for left_out in (0, 1)]
+    moved = torch.stack([(one.sigmoid() - whole.logits.sigmoid()).abs().sum(1) for one in without], dim=1)
+    has_two = batch["region_mask"].all(1)
+    expected = (moved / moved.sum(1, keepdim=True))[has_two]
+    torch.testing.assert_close(whole.region_attention[has_two], expected, atol=1e-4, rtol=0)
+
+
 def test_an_answer_depends_on_the_question_the_image_and_the_regions():
     model, batch = tiny_question_model(), tiny_questions()
     expected = model(**batch).logits

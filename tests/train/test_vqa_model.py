@@ -9,9 +9,10 @@ from regionmed_clip.processing.processing_regionmed_clip import RegionMedClipPro
 from regionmed_clip.train.adapters import begin_stage_adapters
 from regionmed_clip.train.question_set import GIVEN, PROPOSED, QuestionSet, all_batches
 from regionmed_clip.train.stage_plan import StagePlan
+from regionmed_clip.train.stages import build_optimizer
 from regionmed_clip.train.vqa_model import (
+    GROUP_OF_PART,
     AnsweringModel,
-    build_optimizer,
     build_vqa_model,
     open_vqa_start,
     set_trained_parameters,
@@ -99,7 +100,7 @@ def test_by_lora_the_adapters_and_what_lies_beside_the_tower_move(folder):
     assert of_vision
     assert all(".lora_" in name for name in of_vision)
     assert not any(name.startswith("text_model") for name, _ in trained)
-    optimizer = build_optimizer(trained, recipe.stage(), recipe.optimizer)
+    optimizer = build_optimizer(trained, recipe.stage(), recipe.optimizer, GROUP_OF_PART)
     assert {group["name"] for group in optimizer.param_groups} == {"vision", "roi", "head"}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(trained)
 
@@ -112,14 +113,20 @@ def test_proposed_questions_get_the_models_own_regions_and_others_keep_theirs(fo
     ((_, proposed),) = all_batches(questions, PROPOSED, max_questions=100)
     tensors = to_device(given, torch.device("cpu"))
     tensors["is_proposed"] = torch.tensor([True, False, False, True, False, False])
+    num_seen = []
+    seeing = model.regionmed_clip.vision_model.register_forward_hook(
+        lambda *call: num_seen.append(len(call[-1].last_hidden_state))
+    )
     with torch.no_grad():
         mixed = answering(tensors, has_proposed=True)
+        seeing.remove()
         as_given = answering(to_device(given, torch.device("cpu")))
         whole = {name: proposed[name] for name in ("pixel_values", "input_ids", "attention_mask", "image_index")}
         as_proposed = model(**whole, regions="proposed")
     expected = torch.where(tensors["is_proposed"][:, None], as_proposed.logits, as_given.logits)
     torch.testing.assert_close(mixed.logits, expected, atol=1e-5, rtol=0)
     assert not torch.allclose(as_given.logits, as_proposed.logits, atol=1e-4)
+    assert num_seen == [len(tensors["pixel_values"])]  # each image once, though it is proposed from and asked about
 
 
 def test_without_images_the_answers_depend_on_the_question_alone(folder, questions):

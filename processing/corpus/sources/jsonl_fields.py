@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from regionmed_clip.processing.corpus.records import QARecord
+from regionmed_clip.processing.corpus.records import ANSWER_TYPES, QARecord
 from regionmed_clip.processing.corpus.sources.question_rows import name_kind
 
 FINDING_OF_LABEL = {  # other labels are taken over in lower case
@@ -126,6 +126,11 @@ def read_questions(row: dict[str, Any]) -> tuple[QARecord, ...]:
             )
         told_kind = "closed" if pair["a"].strip().lower() in ("yes", "no") else "open"
         answer_type = str(pair.get("answer_type") or told_kind).strip().lower()
+        if answer_type.partition("-")[0] not in ANSWER_TYPES:
+            raise ValueError(
+                f"{row['image']}: question {index} has answer_type {pair['answer_type']!r}; it must be open or closed, "
+                "or a kind that begins so, such as closed-presence. Correct it, or leave it out: the answer tells it."
+            )
         kind = name_kind(answer_type, pair.get("question_type"))
         questions.append(QARecord(pair["q"].strip(), pair["a"].strip(), kind))
     return tuple(questions)

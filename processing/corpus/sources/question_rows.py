@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from regionmed_clip.processing.corpus.records import QARecord
+from regionmed_clip.processing.corpus.records import ANSWER_TYPES, QARecord
 from regionmed_clip.processing.corpus.sources.item_index import BadRow, Item, Row
 from regionmed_clip.processing.corpus.sources.source_files import load_json
 
 STRICTEST_FIRST = ("test", "validation", "train")
-KINDS = ("open", "closed")
 TOPIC_OF_NAME = {  # VQA-RAD's short names
     "pres": "presence",
     "abn": "abnormality",
@@ -74,7 +73,7 @@ def _parse_question(entry: dict[str, Any]) -> dict[str, str]:
     question, answer = _text(entry, "question"), _text(entry, "answer")
     told_kind = "closed" if answer.lower() in ("yes", "no") else "open"
     kind = str(entry.get("answer_type") or told_kind).strip().lower()
-    if kind not in KINDS:
+    if kind not in ANSWER_TYPES:
         raise ValueError(f"answer_type is {entry['answer_type']!r}; it must be OPEN or CLOSED. Correct it.")
     topic = entry.get("question_type") or entry.get("content_type")  # of VQA-RAD, of SLAKE
     return {"question": question, "answer": answer, "kind": name_kind(kind, topic)}

@@ -238,6 +238,10 @@ def test_a_bad_box_is_refused(tmp_path, box, rule):
         ({"modality": {"a": 1}}, ("modality is {'a': 1}", "a text or null")),
         ({"caption": " "}, ("caption is ' '",)),
         ({"qa": [{"q": "Is it?"}]}, ("question 0",)),
+        (
+            {"qa": [{"q": "Is it?", "a": "no", "answer_type": "YESNO"}]},
+            ("0 has answer_type 'YESNO'", "closed"),
+        ),
         ({"meta": "CHEST"}, ("meta is 'CHEST'",)),
     ],
 )

@@ -18,9 +18,9 @@ from regionmed_clip.processing.corpus.records import SPLITS
             ["train", "validation", "test"],
             {"train": {"train": 1}, "validation": {"validation": 1}, "test": {"test": 1}},
         ),
-        (["train", "test"], {"train": {"train": 0.9, "validation": 0.1}, "test": {"test": 1}}),
+        (["train", "test"], {"train": {"train": 0.85, "validation": 0.15}, "test": {"test": 1}}),
         (["train", "validation"], {"train": {"train": 0.8, "test": 0.2}, "validation": {"validation": 1}}),
-        (["train"], {"train": {"train": 0.7, "validation": 0.1, "test": 0.2}}),
+        (["train"], {"train": {"train": 0.65, "validation": 0.15, "test": 0.2}}),
     ],
 )
 def test_what_the_data_lack_is_held_out_of_their_training_split(splits, plan):

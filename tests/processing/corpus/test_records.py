@@ -148,6 +148,7 @@ def test_a_bad_region_attribute_is_refused(changes, message):
         ({"sha256": "abc"}, "sha256 is 'abc'"),
         ({"text_origin": "model"}, "text_origin is 'model'"),
         ({"qa": (QARecord("Is there?", "", "open"),)}, "question 0"),
+        ({"qa": (QARecord("Is there?", "no", "yes-no"),)}, "kind 'yes-no'; it must be open or closed"),
     ],
 )
 def test_a_bad_field_of_the_image_is_refused(changes, message):
