@@ -51,6 +51,8 @@ EXTRAS = {
     "dicom": ["pydicom>=3", "nibabel>=5"],
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     "search": ["faiss-cpu>=1.9"],
+    "browser": ["playwright>=1.50"],  # tests of the demo; they also want Debian's chromium
+    "notebooks": ["nbclient>=0.10", "ipykernel>=6.29"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.12", "pyright[nodejs]>=1.1.400"]
 EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requirement in requirements})
