@@ -1,14 +1,13 @@
 """Golden outputs: what a published model answers about one drawn picture, kept beside its weights.
 
-`python golden_outputs.py [FOLDER]` in a downloaded folder says whether this installation reads the picture and answers
-as it did where the model was published. The file ships flat and needs torch, transformers and Pillow alone.
+check_installation.py beside it in a downloaded folder says whether this installation reads the picture and answers as
+it did where the model was published. The file ships flat and needs torch, transformers and Pillow alone.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,10 +226,3 @@ def check_golden(folder: str | Path) -> str:
         f"transformers {transformers.__version__}, torch {torch.__version__}: {len(golden.outputs)} outputs alike; "
         f"greatest difference {outputs:.2g}, of pixel values {pixels:.2g}"
     )
-
-
-if __name__ == "__main__":
-    try:
-        sys.stdout.write(check_golden(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent) + "\n")
-    except ValueError as error:
-        sys.exit(f"golden outputs: {error}")

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 TAG = re.compile(r"[A-Za-z0-9][\w.-]*")
 MODEL, DATASET, SPACE = "model", "dataset", "space"
 PATHS_A_CALL = 200
@@ -68,8 +73,12 @@ class Pushed:
 
 def check_target(repo_id: str, *, create_pr: bool = False, tag: str | None = None) -> None:
     """None; ValueError for a name that is no ORG/NAME, a tag that is none, or a tag on a pull request."""
-    if not REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
+    if repo_id.count("/") != 1:
         raise ValueError(f"repository {repo_id!r} is no ORG/NAME of the Hub. Name it, e.g. my-lab/regionmed-clip.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"repository {repo_id!r} is no ORG/NAME of the Hub: {error}") from error
     if tag is not None and (not TAG.fullmatch(tag) or tag == "main"):
         raise ValueError(f"tag {tag!r} is none; it must be letters, digits, '.', '_' and '-', e.g. v1.0.")
     if tag is not None and create_pr:

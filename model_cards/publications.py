@@ -25,7 +25,7 @@ from .golden_outputs import GOLDEN_FILE, read_golden
 from .leak_patterns import shorten_paths
 from .publish_checks import find_problems, refuse_problems
 from .rehearsal import rehearse
-from .render import check_card
+from .render import check_card, load_facts
 from .space import stage_space
 from .stage import CARD_FACTS_FILE, CARD_FILE, TRAINING_DATA_FILE, stage_flat_folder
 
@@ -80,6 +80,7 @@ def prepare_model(
     refuse_problems([problem for problem in find_problems(source) if problem.rule in SOURCE_RULES], what="model")
     results, cut = _results(results_file or source / RESULTS_FILE, is_needed=results_file is not None)
     told, own_card = _facts_and_own_card(source)
+    known = {name: value for name, value in told.items() if name in load_facts()}
     model, processor = (load_question_model if answers_questions(source) else load_model)(source)
     training_data = source / TRAINING_DATA_FILE
     staged = stage_flat_folder(
@@ -87,10 +88,11 @@ def prepare_model(
         processor,
         work / "staged",
         results=results,
-        facts={**told, **facts, "repo_id": repo_id},
+        facts={**known, **facts, "repo_id": repo_id},
         training_data=json.loads(training_data.read_text(encoding="utf-8")) if training_data.is_file() else None,
     )
-    notes = [*cut, *_keep_golden(source, staged), *_keep_card(source, staged, results, own_card)]
+    notes = [f"the card says nothing of {name} any more" for name in sorted(set(told) - set(known))]
+    notes += [*cut, *_keep_golden(source, staged), *_keep_card(source, staged, results, own_card)]
     left_out = _left_out(source, staged)
     notes += [f"left out, since they are no part of a published model: {', '.join(left_out)}"] if left_out else []
     notes += [] if results else ["no results: the card says that nothing was measured (regionmed-eval measures)"]

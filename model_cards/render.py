@@ -17,6 +17,7 @@ from regionmed_clip.eval.tables import format_cell, format_table
 from regionmed_clip.model_cards.card_metadata import check_metadata, model_metadata, split_card
 from regionmed_clip.model_cards.model_index import indexed_value, is_whole
 from regionmed_clip.model_cards.training_sources import read_training_images
+from regionmed_clip.model_cards.widget_examples import TRUE_ANSWER
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS_HEADING = "## Evaluation"
@@ -187,7 +188,8 @@ def _said_of_whole(entry: Mapping[str, Any]) -> str:
     """A picture in the table of examples: question and answer, or the best sentence and whether it names a finding."""
     output = entry["output"]
     if "text" in entry:
-        return f"{entry['text']} {output['answer']} ({output['score']:.3f})"
+        mark = "✓" if entry["example_title"].endswith(f"{TRUE_ANSWER}{output['answer']}") else "✗"
+        return f"{entry['text']} {mark} {output['answer']} ({output['score']:.3f})"
     best = output[0]["label"]
     mark = "✓" if _is_drawn(best, entry) else "✗"
     return f"{mark} {best} ({output[0]['score']:.3f})"

@@ -9,14 +9,14 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 OWN_FOLDER = Path(__file__).resolve().parent
-SHIPPED_CODE = ("handler.py", "golden_outputs.py")
+SHIPPED_CODE = ("handler.py", "golden_outputs.py", "check_installation.py")
 NEEDED = ("torch", "transformers", "pillow", "pydicom")  # by who runs a published model; pydicom reads DICOM
 CODE_LICENSE = "apache-2.0"
 DISTRIBUTION = "regionmed-clip"
 
 
 def add_shipped_files(folder: Path, license_name: str) -> None:
-    """None; writes handler.py, golden_outputs.py, requirements.txt and the licence into the folder.
+    """None; writes SHIPPED_CODE, requirements.txt and the licence into the folder.
 
     Args:
         license_name: of the weights. LICENSE holds the text of the code's own; where theirs is another, it is called

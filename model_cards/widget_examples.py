@@ -24,6 +24,7 @@ from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
 
 SAMPLES_FOLDER = "samples"
 TEMPLATE = "{}"  # for hypothesis_template: the candidate labels are whole sentences
+TRUE_ANSWER = "true answer: "  # in the title of an example of a model that answers
 SPLIT, SEED = "test", 0
 MAX_TRIES = 200  # drawings in which every kind of phantom has come long before
 NUM_DIGITS = 4
@@ -34,7 +35,7 @@ def widget_examples(model: Any, processor: Any, folder: str | Path) -> list[dict
 
     Of an encoder an entry holds `candidate_labels` and as `output` the softmax over them, as the pipeline
     "zero-shot-image-classification" gives it with the hypothesis template "{}"; of a model that answers questions it
-    holds as `text` the first question about the picture, and as `output` the best answer with its score.
+    holds as `text` a question about the picture, the next one for each, and as `output` the best answer with its score.
 
     Args:
         model: in evaluation mode, on any device.
@@ -43,11 +44,15 @@ def widget_examples(model: Any, processor: Any, folder: str | Path) -> list[dict
     """
     is_answering = isinstance(model, RegionMedClipForVisualQuestionAnswering)
     entries = []
-    for record in sample_records():
+    for number, record in enumerate(sample_records()):
         place = _write_picture(record, Path(folder))
-        said = _answer(model, processor, record) if is_answering else _classify(model, processor, record)
-        shown = ", ".join(dict.fromkeys(region.finding for region in record.regions))
-        entries.append({"src": place, **said, "example_title": f"Drawn {record.modality}: {shown}"})
+        if is_answering:
+            asked = record.qa[number % len(record.qa)]  # the first ones are of one kind
+            said, shown = _answer(model, processor, record, asked.question), f", {TRUE_ANSWER}{asked.answer}"
+        else:
+            findings = dict.fromkeys(region.finding for region in record.regions)
+            said, shown = _classify(model, processor, record), f": {', '.join(findings)}"
+        entries.append({"src": place, **said, "example_title": f"Drawn {record.modality}{shown}"})
     return entries
 
 
@@ -101,9 +106,8 @@ def _classify(model: Any, processor: Any, record: StudyRecord) -> dict[str, Any]
     return {"candidate_labels": ", ".join(labels), "output": output}
 
 
-def _answer(model: Any, processor: Any, record: StudyRecord) -> dict[str, Any]:
-    """`text`, the first question that the drawing comes with, and `output`: the best answer."""
-    question = record.qa[0].question
+def _answer(model: Any, processor: Any, record: StudyRecord, question: str) -> dict[str, Any]:
+    """`text`, the question, and `output`: the best answer."""
     inputs = processor(images=_picture(record), text=[question], window=None)
     with torch.inference_mode():
         scores = model(**inputs.to(model.device)).logits[0].float().sigmoid()

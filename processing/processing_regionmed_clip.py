@@ -207,7 +207,8 @@ class RegionMedClipProcessor(ProcessorMixin):
         if not kwargs:
             return {}, {}
         init_kwargs = self.tokenizer.init_kwargs
-        merged = self._merge_kwargs(RegionMedClipProcessorKwargs, tokenizer_init_kwargs=init_kwargs, **kwargs)
+        # of the library's own class: transformers 5.20 takes every annotation of a class given here for a modality
+        merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=init_kwargs, **kwargs)
         image_names = set(kwargs) | set(kwargs.get("images_kwargs", {}))
         images_kwargs = {name: value for name, value in merged["images_kwargs"].items() if name in image_names}
         text_names = set(kwargs) | set(kwargs.get("text_kwargs", {}))

@@ -79,10 +79,12 @@ class TrainedRun:
             f"global batch {recipe.global_batch_size} images, seed {recipe.seed}, mixed precision "
             f"{self.accelerator.mixed_precision}, {self.accelerator.num_processes} process(es)"
         )
-        started = [f"started from the checkpoint {Path(recipe.model[START]).name}"] if START in recipe.model else []
+        start = Path(recipe.model[START]).name if START in recipe.model else None
+        started = [] if start is None else [f"started from the checkpoint {start}"]
         sizes = {stage.name: stage.global_batch_size or recipe.global_batch_size for stage in recipe.stages}
         chosen = [] if best is None else [f"the model after step {best.step}, the best by {best.reason}"]
         return {
+            "base": "trained from scratch" if start is None else f"the checkpoint {start}",
             "data": data_revision(recipe.data),
             "training": [*started, *stages, settings, *chosen],
             "num_parameters": self.model.num_parameters(),

@@ -91,6 +91,7 @@ class VqaRun:
         data = f"{counts['training_questions']} questions about {counts['training_images']} images"
         batch = f"batch {recipe.global_batch_size} images of up to {recipe.questions_per_image} questions"
         return {
+            "base": f"a {recipe.encoder} encoder, {Path(recipe.start or '').name}",
             "data": data_revision(recipe.data or ""),
             "training": [
                 f"{data}, {counts['answers']} answers, all of the training part alone",

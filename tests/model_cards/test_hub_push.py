@@ -65,6 +65,16 @@ def test_a_second_push_removes_old_code_and_leaves_what_others_put_there(hub, up
     assert files_on(hub) == {"README.md", "model.safetensors", "banner.svg", "docs/usage.md"}
 
 
+@pytest.mark.parametrize(("kind", "removed"), [("dataset", ("data/old.json",)), ("space", ("data/old.json", "x.md"))])
+def test_data_sets_and_spaces_have_repositories_of_their_own(hub, upload, kind, removed):
+    old = {"data/old.json": b"old", "x.md": b"of somebody"}
+    push(replace(upload, repo_type=kind, files={**upload.files, **old}))
+    pushed = push(replace(upload, repo_type=kind))
+    assert pushed.removed == removed
+    assert pushed.url == f"{hub.url}/{kind}s/lab/a"
+    assert set(hub.own.hub.repositories) == {(kind, "lab/a")}
+
+
 def test_a_public_repository_takes_nothing_without_the_word(hub, upload):
     hub.api().create_repo("lab/a", private=False)
     told = {"create_pr": False, "tag": None}

@@ -95,6 +95,14 @@ def test_a_folder_of_an_older_version_is_told_what_is_made_anew(copied, prepare)
     assert "README.md was written before facts were kept; it was rendered anew" in notes
 
 
+def test_a_fact_that_cards_no_longer_have_is_dropped_and_told(copied, prepare):
+    told = json.loads((copied / "card_facts.json").read_text())
+    (copied / "card_facts.json").write_text(json.dumps({**told, "facts": {**told["facts"], "mood": "good"}}))
+    publication = prepare(copied)
+    assert "the card says nothing of mood any more" in publication.notes
+    assert "global: 600 steps" in text_of(publication, "README.md")
+
+
 def test_local_paths_in_commands_are_cut_and_told(copied, prepare, make_result):
     command = "accelerate launch train/pretrain.py --output_dir /home/jane/runs/q data=jsonl:/mnt/pacs/cxr"
     write_results(copied / "results.json", [make_result(command=command)])
@@ -169,6 +177,24 @@ def test_a_built_corpus_is_planned_and_one_that_nobody_may_pass_on_is_not(tmp_pa
         else:
             with pytest.raises(ValueError, match="which nobody may pass on as far as we know"):
                 prepare_dataset(corpus.folder, "lab/tiny", **told)
+
+
+def test_a_source_folder_is_published_by_its_rows_and_a_patient_in_one_is_found(tmp_path):
+    told = {"is_public": True, "allow_restricted": False, "say": lambda _: None}
+    root = write_source(tmp_path / "chest", [noise(0), noise(1)], split=["train", "test"])
+    (root / "notes.txt").write_text("not of the format")
+    publication = prepare_dataset(root, "lab/chest", **told)
+    assert set(publication.files) == {
+        "README.md", "SOURCE.md", "annotations.jsonl", "images/000.png", "images/001.png", "masks/001.png",
+    }  # fmt: skip
+    rows = (root / "annotations.jsonl").read_text().splitlines()
+    (root / "annotations.jsonl").write_text(f'{rows[0]}\n{rows[1][:-1]}, "meta": {{"by": "Dr. Jane Doe"}}}}\n')
+    with pytest.raises(ValueError, match=r"annotations.jsonl: line 2 holds what looks like .* \[phi-name\]"):
+        prepare_dataset(root, "lab/chest", **told)
+    assert "phi-name" in prepare_dataset(root, "lab/chest", accepted=["phi-name"], **told).notes[0]
+    (root / "images" / "a.dcm").write_bytes(b"DICM")
+    with pytest.raises(ValueError, match="their headers can be"):
+        prepare_dataset(root, "lab/chest", accepted=["phi-name"], **told)
 
 
 def test_the_space_holds_the_demo_and_its_own_copy_of_the_model(final, tmp_path):

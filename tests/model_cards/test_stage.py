@@ -61,8 +61,9 @@ def test_the_folder_is_flat_and_holds_no_pickle(folder):
     assert {path.name for path in folder.iterdir() if not path.is_file()} <= {"samples"}
     expected = "config.json model.safetensors processor_config.json preprocessor_config.json tokenizer.json"
     code = "modeling_regionmed_clip.py configuration_regionmed_clip.py roi_processor.py region_boxes.py"
-    beside = "README.md results.json card_facts.json golden.safetensors golden_outputs.py requirements.txt LICENSE"
-    assert set(f"{expected} {code} {beside}".split()) <= names
+    beside = "README.md results.json card_facts.json golden.safetensors handler.py requirements.txt LICENSE"
+    checks = "golden_outputs.py check_installation.py"
+    assert set(f"{expected} {code} {beside} {checks}".split()) <= names
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".py", ".md", ".txt", ".png", ""}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o644}

@@ -14,6 +14,8 @@ from PIL import Image
 
 from modeling_regionmed_clip import RegionMedClipForVisualQuestionAnswering
 from regionmed_clip.eval.saved_models import answers_questions, load_model, load_question_model
+from regionmed_clip.model_cards.golden_outputs import GOLDEN_FILE, read_golden
+from regionmed_clip.model_cards.rehearsal import rehearse
 from regionmed_clip.model_cards.stage import stage_flat_folder
 
 ANSWERS = ("yes", "no", "left")
@@ -157,3 +159,11 @@ def test_the_folder_answers_bit_for_bit_in_a_process_without_our_packages(questi
     assert [region["attention"] for region in found["told"]["regions"]] == output.region_attention[0].tolist()
     corners = [list(region["box"].values()) for region in found["told"]["regions"]]
     np.testing.assert_allclose(corners, BOXES, atol=1e-4)
+
+
+def test_it_passes_the_rehearsal_with_its_answers_as_golden_outputs(folder):
+    told = rehearse(folder).told
+    assert read_golden(folder / GOLDEN_FILE).outputs["answer_logits"].shape == (1, 3)
+    assert "12 outputs alike; greatest difference 0" in told["golden"]
+    assert told["pipelines"][-1] == "visual-question-answering"
+    assert told["handler"] is not None

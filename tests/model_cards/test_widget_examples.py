@@ -88,15 +88,22 @@ def test_every_box_is_compared_with_all_descriptions_of_its_kind(model, processo
     assert 1 / 34 <= first["score"] <= 1  # the best of 34 has at least its even share
 
 
-def test_a_model_that_answers_is_asked_the_first_question_of_each_picture(question_model, processor, tmp_path):
+def test_a_model_that_answers_is_asked_another_question_about_each_picture(question_model, processor, tmp_path):
     entries = widget_examples(question_model, processor, tmp_path)
-    assert [entry["text"] for entry in entries] == [record.qa[0].question for record in sample_records()]
+    asked = [record.qa[number] for number, record in enumerate(sample_records())]
+    assert [entry["text"] for entry in entries] == [one.question for one in asked]
+    assert len({one.question for one in asked}) == 4
+    assert [entry["example_title"].partition(", true answer: ")[2] for entry in entries] == [q.answer for q in asked]
     assert all(entry["output"]["answer"] in ("yes", "no", "left") for entry in entries)
     assert all(0 <= entry["output"]["score"] <= 1 for entry in entries)
     facts = {"widget": entries, "num_answers": 3, "region_examples": region_examples(question_model, processor)}
     card = render_card([], facts)
     check_card(card, [])
-    assert f"{entries[0]['text']} {entries[0]['output']['answer']} (" in card
+    answered = {"answer": asked[1].answer, "score": 0.5}
+    assert f"{asked[0].question} ✗ {entries[0]['output']['answer']} (" in card  # its head knows no modality
+    assert f"{asked[1].question} ✓ {asked[1].answer} (0.500)" in render_card(
+        [], {**facts, "widget": [{**entries[1], "output": answered}]}
+    )
     assert split_card(card)[0]["pipeline_tag"] == "visual-question-answering"
 
 
