@@ -224,7 +224,7 @@ class AnswerHead(nn.Module):
         answer = self.answer_norm(answer)
         matches = match_channels(questions.embeds[:, None], evidence.regions)
         readings = self.region_reading(answer, matches, regions, evidence.region_mask)
-        image_embeds = evidence.image_embeds[evidence.image_index]
+        image_embeds = evidence.image_embeds.index_select(0, evidence.image_index)
         of_image = self.image_match(match_channels(questions.embeds, image_embeds))
         logits = self._classify(answer, readings.sum(dim=1), of_image)
         region_attention = self._shares(logits, answer, readings, of_image, evidence.region_mask)
@@ -261,7 +261,8 @@ class AnswerHead(nn.Module):
         places = self.box_encoding(patch_boxes(evidence.grid, evidence.patches.device))  # (P, W)
         image = self.image_projection(evidence.image_embeds) + self._kind("image")
         patches = self.patch_projection(evidence.patches) + places + self._kind("patch")
-        of_image = torch.cat([image[:, None], patches], dim=1)[evidence.image_index]  # (Q, 1 + P, W)
+        of_image = torch.cat([image[:, None], patches], dim=1)
+        of_image = of_image.index_select(0, evidence.image_index)  # (Q, 1 + P, W), not `[index]`: see its test
         regions = self.region_projection(evidence.regions) + self.box_encoding(evidence.region_boxes)
         regions = regions + self._kind("region")
         nothing = self._kind("nothing").expand(len(regions), 1, -1)

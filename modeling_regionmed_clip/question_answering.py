@@ -194,7 +194,8 @@ class QuestionAnswering:
             boxes = torch.zeros(len(image_index), 1, 4, device=patches.device)
             mask = torch.zeros(len(image_index), 1, dtype=torch.bool, device=patches.device)
         if has_regions or self.training:  # in training always, so that every parameter gets a gradient
-            embeds, mask = encoder.embed_regions(patches[image_index], grid, boxes, mask, coverage)
+            own_patches = patches.index_select(0, image_index)  # (Q, P, C)
+            embeds, mask = encoder.embed_regions(own_patches, grid, boxes, mask, coverage)
         else:
             embeds = patches.new_zeros(len(image_index), 1, self.config.projection_dim)
         boxes = boxes.float().masked_fill(~mask[..., None], 0.0)

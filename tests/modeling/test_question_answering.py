@@ -185,6 +185,20 @@ def test_every_parameter_of_the_head_gets_a_gradient_and_with_regions_none_is_ze
             assert parameter.grad is not None, name
 
 
+def test_no_gradient_is_summed_in_the_order_of_threads():
+    """The backward of advanced indexing (`x[index]`) adds by atomics on a CPU: two equal runs would differ."""
+    loss = tiny_question_model().train()(**tiny_questions(), labels=torch.rand(5, 4)).loss
+    found, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    names = {node.name() for node in found}
+    assert "IndexSelectBackward0" in names
+    assert not names & {"IndexBackward0", "IndexPutBackward0", "PutBackward0"}
+
+
 def test_what_the_encoder_proposes_is_used_as_if_it_were_given_and_learns_nothing_of_it():
     model, batch = tiny_question_model(), tiny_questions()
     model.config.proposal_threshold = 0.0  # an untrained head proposes all the same
