@@ -109,10 +109,10 @@ def check_access(repo_id: str, repo_type: str, *, is_public: bool, create_pr: bo
                     "that does. Leave --create-pr out to make it."
                 ) from error
             return
-        if not info.private and not is_public and not create_pr:
+        if not info.private and not is_public:
             raise ValueError(
                 f"{repo_type} {repo_id} exists and is public, and --public is not given; nothing was sent. Name "
-                "another repository, make it private in its settings, or add --public or --create-pr."
+                "another repository, make it private in its settings, or add --public: a pull request there is public too."
             )
         if tag is not None and tag in {ref.name for ref in api.list_repo_refs(repo_id, repo_type=repo_type).tags}:
             raise ValueError(
@@ -136,7 +136,7 @@ def push(upload: Upload) -> Pushed:
             sdk = {"space_sdk": SPACE_SDK} if upload.repo_type == SPACE else {}
             api.create_repo(**where, **sdk, private=not upload.is_public, exist_ok=True)
         info = api.repo_info(**where)
-        if not info.private and not upload.is_public and not upload.create_pr:
+        if not info.private and not upload.is_public:
             raise ValueError(
                 f"{upload.repo_type} {upload.repo_id} is public, and --public is not given; nothing was sent. Make it "
                 "private in its settings, or add --public."

@@ -88,11 +88,12 @@ def _problems_of_file(path: Path, name: str) -> Iterator[Problem]:
     if holds_pickle(path):
         yield Problem("pickle", name, "reading it could run code; publish safetensors or JSON")
         return
-    if path.suffix == ".safetensors":
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
         yield from _problems_of_tensors(path, name)
-    elif path.suffix in PICTURE_SUFFIXES:
+    elif suffix in PICTURE_SUFFIXES:
         yield from _problems_of_picture(path, name)
-    elif path.suffix in TEXT_SUFFIXES | {".py"} or not path.suffix:
+    elif suffix in TEXT_SUFFIXES | {".py"} or not suffix:
         yield from problems_of_text(path.read_text(encoding="utf-8", errors="replace"), name)
         if path.name == "results.json":
             yield from _problems_of_results(path, name)
@@ -158,6 +159,7 @@ def _problems_of_picture(path: Path, name: str) -> Iterator[Problem]:
     """A picture that cannot be read, and one that carries texts: names, dates, devices."""
     try:
         with Image.open(path) as picture:
+            picture.load()  # a PNG may say more behind its pixels, and a cut file ends there
             carried = sorted(str(key) for key in picture.info if key not in _HARMLESS_KEYS)
             has_exif = bool(picture.getexif())
     except (OSError, SyntaxError) as error:

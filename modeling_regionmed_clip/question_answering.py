@@ -123,11 +123,9 @@ class QuestionAnswering:
             evidence, vision_output = self._see_nothing(questions, has_regions), None
         else:
             image_index = self._settle_image_index(image_index, input_ids, pixel_values)
-            given = region_boxes, region_mask, region_coverage
-            if encoded_images is None:
-                encoded_images = self.regionmed_clip.encode_patches(pixel_values, **kwargs)
-            grid = grid_of(self.config.vision_config, pixel_values)
-            evidence, vision_output = self._see(encoded_images, grid, image_index, given, regions)
+            given = (region_boxes, region_mask, region_coverage)
+            encoded_images = encoded_images or self.regionmed_clip.encode_patches(pixel_values, **kwargs)
+            evidence, vision_output = self._see(encoded_images, pixel_values, image_index, given, regions)
         logits, region_attention, patch_attention = self.answer_head(questions, evidence)
         return RegionMedClipQuestionAnsweringOutput(
             loss=None if labels is None else answer_loss(logits, labels),
@@ -175,7 +173,7 @@ class QuestionAnswering:
     def _see(
         self,
         encoded_images: tuple[Tensor, Tensor, ModelOutput],
-        grid: tuple[int, int],
+        pixel_values: Tensor,
         image_index: Tensor,
         given: tuple[Tensor | None, Tensor | None, Tensor | None],
         regions: str | None,
@@ -183,6 +181,7 @@ class QuestionAnswering:
         """The evidence for Q questions, and the vision tower's output; `given` are boxes, mask and coverage."""
         encoder = self.regionmed_clip
         patches, pooled, output = encoded_images
+        grid = grid_of(self.config.vision_config, pixel_values)
         image = encoder.visual_projection(pooled)
         boxes, mask, coverage = given
         if regions == "proposed":

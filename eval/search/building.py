@@ -148,7 +148,7 @@ def _embed_parts(
     """None; this process's parts of those that are not there yet then are."""
     step = json.loads((work / PLAN_NAME).read_text(encoding="utf-8"))["images_per_part"]
     starts = range(0, corpus.num_images, step)
-    missing = [start for start in starts if not _part(work, start, step).is_dir()]
+    missing = share.from_main(lambda: [start for start in starts if not _part(work, start, step).is_dir()])
     own = [start for _, start in share.own(missing)]
     with tqdm(own, desc="embed parts", unit="part", disable=not share.is_main or None, leave=False) as bar:
         for start in bar:
@@ -192,6 +192,11 @@ def _finish(model: Any, processor: Any, output: Path, work: Path, plan: dict[str
     """The manifest, after joining the parts, building both graphs and putting the folder in its place."""
     parts = sorted((work / PARTS).glob("part-*"))
     facts = [json.loads((part / "facts.json").read_text(encoding="utf-8")) for part in parts]
+    num_expected = -(-plan["num_images"] // plan["images_per_part"])
+    if len(parts) != num_expected:
+        raise ValueError(
+            f"{work} has {len(parts)} of {num_expected} parts; a process ended early. Run the same command again."
+        )
     finished = work / FINISHED
     shutil.rmtree(finished, ignore_errors=True)
     finished.mkdir()

@@ -90,7 +90,9 @@ def test_a_public_repository_takes_nothing_without_the_word(hub, upload):
 def test_a_pull_request_leaves_main_as_it_is(hub, upload):
     hub.api().create_repo("lab/a", private=False)
     with talking_to(hub, "hf_stranger"):
-        pushed = push(replace(upload, create_pr=True))
+        with pytest.raises(ValueError, match="is public, and --public is not given; nothing was sent"):
+            push(replace(upload, create_pr=True))  # anyone reads a pull request on a public repository
+        pushed = push(replace(upload, create_pr=True, is_public=True))
     assert pushed.url == f"{hub.url}/lab/a/discussions/1"
     assert pushed.revision == "refs/pr/1"
     assert files_on(hub) == set()

@@ -118,11 +118,18 @@ def test_a_header_of_weights_and_the_text_of_a_picture_are_read(tmp_path):
     told.add_text("PatientName", "Doe^Jane")
     Image.new("L", (4, 4)).save(tmp_path / "samples" / "a.png", pnginfo=told)
     Image.new("L", (4, 4)).save(tmp_path / "samples" / "b.png")
+    Image.new("L", (4, 4)).save(tmp_path / "samples" / "c.PNG", pnginfo=told)
+    behind = PngImagePlugin.PngInfo()
+    behind.add_text("PatientName", "Doe^Jane")
+    behind.chunks = [(*chunk[:2], True) for chunk in behind.chunks]  # behind the pixels
+    Image.new("L", (4, 4)).save(tmp_path / "samples" / "d.png", pnginfo=behind)
     found = [(problem.place, problem.rule) for problem in find_problems(tmp_path)]
     assert found == [
         ("broken.safetensors", "broken-file"),
         ("model.safetensors header.json", "local-path"),
         ("samples/a.png", "picture-text"),
+        ("samples/c.PNG", "picture-text"),
+        ("samples/d.png", "picture-text"),
     ]
 
 

@@ -54,7 +54,8 @@ def smoke_run(repository, tmp_path_factory) -> Path:
 def test_a_run_leaves_what_the_design_lists_and_nothing_pickled_in_final(smoke_run):
     for name in ("final/model.safetensors", "final/README.md", "results.json", "recipe.yaml", "report/index.md"):
         assert (smoke_run / name).stat().st_size > 0, name
-    assert {path.suffix for path in (smoke_run / "final").iterdir()} <= {".json", ".safetensors", ".py", ".md", ".txt"}
+    kinds = {path.suffix for path in (smoke_run / "final").rglob("*") if path.is_file() and path.name != "LICENSE"}
+    assert kinds <= {".json", ".safetensors", ".py", ".md", ".txt", ".png"}
     pictures = {path.name for path in (smoke_run / "report").iterdir()}
     assert {"loss_curves.png", "region_overlays.png", "heat_maps.png"} <= pictures
     assert not (smoke_run / "cache").exists()
