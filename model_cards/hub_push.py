@@ -112,7 +112,7 @@ def check_access(repo_id: str, repo_type: str, *, is_public: bool, create_pr: bo
         if not info.private and not is_public:
             raise ValueError(
                 f"{repo_type} {repo_id} exists and is public, and --public is not given; nothing was sent. Name "
-                "another repository, make it private in its settings, or add --public: a pull request there is public too."
+                "another repository, make it private, or add --public: a pull request there is public too."
             )
         if tag is not None and tag in {ref.name for ref in api.list_repo_refs(repo_id, repo_type=repo_type).tags}:
             raise ValueError(

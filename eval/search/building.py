@@ -192,7 +192,7 @@ def _finish(model: Any, processor: Any, output: Path, work: Path, plan: dict[str
     """The manifest, after joining the parts, building both graphs and putting the folder in its place."""
     parts = sorted((work / PARTS).glob("part-*"))
     facts = [json.loads((part / "facts.json").read_text(encoding="utf-8")) for part in parts]
-    num_expected = -(-plan["num_images"] // plan["images_per_part"])
+    num_expected = -(-plan["data"]["num_images"] // plan["images_per_part"])
     if len(parts) != num_expected:
         raise ValueError(
             f"{work} has {len(parts)} of {num_expected} parts; a process ended early. Run the same command again."
