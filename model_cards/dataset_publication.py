@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -76,14 +78,27 @@ def _check_licenses(source: Path, *, may_hold_restricted: bool) -> None:
 
 
 def _files_of_sources(source: Path) -> Iterator[Path]:
-    """The files of the source format; ValueError for pictures in a format whose header may name people."""
-    folders = [source] if (source / ANNOTATIONS_NAME).is_file() else sorted(p.parent for p in source.glob("*/*.jsonl"))
+    """The files that the rows name, and the rows; ValueError for pictures in a format whose header may name people."""
+    is_one = (source / ANNOTATIONS_NAME).is_file()
+    folders = [source] if is_one else sorted(path.parent for path in source.glob(f"*/{ANNOTATIONS_NAME}"))
     for folder in folders:
         yield from (folder / name for name in (ANNOTATIONS_NAME, ABOUT_FILE) if (folder / name).is_file())
+        named = _named_pictures(folder / ANNOTATIONS_NAME)
         for path in sorted(path for name in PICTURE_FOLDERS for path in (folder / name).rglob("*") if path.is_file()):
             if path.suffix.lower() not in PICTURE_SUFFIXES:
                 raise ValueError(
                     f"{path}: of pictures only {sorted(PICTURE_SUFFIXES)} are published as files; their headers can be "
                     "read. Build a corpus by `regionmed-corpus build`, which keeps pixels alone, and publish that."
                 )
-            yield path
+            if path.relative_to(folder).as_posix() in named:  # no row and no licence speaks for others
+                yield path
+
+
+def _named_pictures(annotations: Path) -> frozenset[str]:
+    """The pictures and masks that the rows name, as paths in the folder of the rows."""
+    named: set[str] = set()
+    with annotations.open(encoding="utf-8") as lines:
+        for line in filter(str.strip, lines):
+            row = json.loads(line)
+            named |= {posixpath.normpath(str(row[key])) for key in ("image", "mask") if row.get(key) is not None}
+    return frozenset(named)

@@ -26,6 +26,7 @@ ACCEPTABLE = (
 TEXT_SUFFIXES = frozenset(
     {".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".jinja", ".html", ".css", ".js", ".csv", ".toml"}
 )
+UNREAD_SUFFIXES = frozenset({".model"})  # SentencePiece: word pieces in a binary form
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt"})  # word pieces: no sentence to find PHI in
 OWN_TEXTS = frozenset({"LICENSE", "code_license.txt", "requirements.txt"})
 NOT_PERSONAL = frozenset({"url"})  # a card links to papers and data
@@ -97,6 +98,8 @@ def _problems_of_file(path: Path, name: str) -> Iterator[Problem]:
         yield from problems_of_text(path.read_text(encoding="utf-8", errors="replace"), name)
         if path.name == "results.json":
             yield from _problems_of_results(path, name)
+    elif suffix not in UNREAD_SUFFIXES:
+        yield Problem("unknown-kind", name, "is of a kind that no check here reads; take it out of the folder")
 
 
 def problems_of_text(text: str, name: str) -> Iterator[Problem]:

@@ -183,6 +183,7 @@ def test_a_source_folder_is_published_by_its_rows_and_a_patient_in_one_is_found(
     told = {"is_public": True, "allow_restricted": False, "say": lambda _: None}
     root = write_source(tmp_path / "chest", [noise(0), noise(1)], split=["train", "test"])
     (root / "notes.txt").write_text("not of the format")
+    (root / "images" / "unnamed.png").write_bytes((root / "images" / "000.png").read_bytes())
     publication = prepare_dataset(root, "lab/chest", **told)
     assert set(publication.files) == {
         "README.md", "SOURCE.md", "annotations.jsonl", "images/000.png", "images/001.png", "masks/001.png",

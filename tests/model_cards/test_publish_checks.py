@@ -107,7 +107,16 @@ def test_an_old_pickle_and_a_zip_of_texts_are_told_apart(tmp_path):
     (tmp_path / "notes.txt").write_bytes(b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00K\x01.")
     with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
         archive.writestr("a.txt", "a")
-    assert [(problem.place, problem.rule) for problem in find_problems(tmp_path)] == [("notes.txt", "pickle")]
+    found = [(problem.place, problem.rule) for problem in find_problems(tmp_path)]
+    assert found == [("notes.txt", "pickle"), ("texts.zip", "unknown-kind")]
+
+
+def test_a_file_of_a_kind_that_no_check_reads_is_refused(tmp_path):
+    for name in ("scan.dcm", "patients.tsv", "train.log"):
+        (tmp_path / name).write_text("Doe^Jane")
+    assert {(problem.place, problem.rule) for problem in find_problems(tmp_path)} == {
+        (name, "unknown-kind") for name in ("scan.dcm", "patients.tsv", "train.log")
+    }
 
 
 def test_a_header_of_weights_and_the_text_of_a_picture_are_read(tmp_path):
