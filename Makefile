@@ -36,7 +36,7 @@ study:  ## the controlled study: full, RoIAlign-only, plain-clip; phantoms, and 
 	test -z "$(DATA)" || python -m regionmed_clip.eval.studies.controlled --output runs/study/real --jobs 2 \
 		--recipe train/recipes/real_small.yaml --data jsonl:$(DATA)
 
-cards:  ## fill the tables of README.md and docs/reproduce.md from model_cards/results
+cards:  ## fill the tables of README.md and docs from model_cards/results
 	python -m regionmed_clip.model_cards.readme
 
 ci:  ## what runs on every submission, in an environment of its own

@@ -13,7 +13,7 @@ import pages
 from PIL import Image
 from region_model import RegionIndex, RegionModel
 from settings import Example
-from uploads import MAX_BOXES, Box, check_boxes, check_text, check_texts, open_picture
+from uploads import MAX_BOXES, OF_MODEL, WINDOWS, Box, check_boxes, check_text, check_texts, open_picture
 
 MIN_IOU_OF_SAME = 0.5  # a box is that of an example's region from here on
 NUM_CASES = 8
@@ -51,6 +51,11 @@ class Answers:
         self.model, self.index, self.examples = model, index, examples
         self.thumbnails = [pages.data_uri(_thumbnail(example.file)) for example in examples]
 
+    @property
+    def windows(self) -> tuple[str, ...]:
+        """The windows to choose from, in front the one that holds at first: the model's own where it has one."""
+        return WINDOWS if self.model.window is None else (OF_MODEL, *WINDOWS)
+
     def strip(self, chosen: int | None) -> dict[str, Any]:
         """Value of the strip of examples."""
         titles = [example.title for example in self.examples]
@@ -75,7 +80,7 @@ class Answers:
         if path is None:
             raise ValueError("No file arrived; choose one again.")
         try:
-            picture, message = open_picture(Path(path), self.model.read_image, window, number)
+            picture, message = open_picture(Path(path), self.model.read_image, window, number, self.model.window)
         except (ValueError, ImportError) as error:
             waiting = replace(visit, path=Path(path))
             return waiting, *[gr.skip()] * 5, pages.note(str(error), is_error=True)

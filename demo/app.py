@@ -17,9 +17,7 @@ from answers import Answers, Visit, readable
 from region_canvas import example_strip, region_canvas
 from region_model import RegionIndex, RegionModel
 from settings import FOLDER, model_source, read_examples
-from uploads import AS_STORED
 
-WINDOWS = (AS_STORED, "lung", "mediastinum", "abdomen", "bone", "brain", "subdural")
 MAX_UPLOAD = "64mb"
 DEFAULT_TEXTS = "pulmonary nodule\nconsolidation\npleural effusion\npneumothorax\ncardiomegaly\nno focal abnormality"
 HEAD = """
@@ -73,7 +71,8 @@ class Page:
             label = "Least score of a suggested box"
             self.threshold = gr.Slider(0.05, 0.95, value=start, step=0.05, label=label)
             with gr.Row():
-                self.window = gr.Dropdown(list(WINDOWS), value=AS_STORED, label="CT window of 16-bit files")
+                windows = self.answers.windows
+                self.window = gr.Dropdown(list(windows), value=windows[0], label="CT window of 16-bit files")
                 self.number = gr.Number(None, label="Frame or slice, from 0 (Enter)", precision=0, minimum=0)
 
     def _lay_out_answers(self, texts: str, cards: str, text: str) -> None:

@@ -22,6 +22,7 @@ Box = tuple[float, float, float, float]
 
 MIN_COSINE_OF_SAME_MODEL = 0.999  # of one text, embedded when the index was made and now
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CHOSEN = {"window": None, "frame_index": None, "slice_index": None}  # pictures come from `read_image`, of 8 bits
 NEEDED_METHODS = ("get_region_features", "propose_regions", "ground_phrases")
 
 
@@ -68,13 +69,14 @@ class RegionModel:
             "medical_image.read_image", source, **options
         )
         self.source = source
+        self.window: Any = self._processor.image_processor.window  # that was saved with it, of CT; None: none was
         self.proposal_threshold = float(self._model.config.proposal_threshold)
 
     @torch.inference_mode()
     def read(self, picture: Image.Image, boxes: Sequence[Box], texts: Sequence[str]) -> Reading:
         """The shares of the texts, for the whole picture and for every box; without boxes `regions` is (0, T)."""
         regions = {"boxes": [list(boxes)], "region_text": list(texts)} if boxes else {}
-        output = self._model(**self._processor(images=picture, text=list(texts), **regions))
+        output = self._model(**self._processor(images=picture, text=list(texts), **CHOSEN, **regions))
         image = output.logits_per_image[0].float().softmax(dim=-1).numpy()  # (T,)
         if not boxes:
             return Reading(image, np.zeros((0, len(texts)), dtype=np.float32))
@@ -83,7 +85,7 @@ class RegionModel:
     @torch.inference_mode()
     def find(self, picture: Image.Image, text: str, threshold: float = 0.65) -> Found:
         """The heat map of a text, and the proposed boxes whose cosine with it reaches the threshold, best first."""
-        pixels = self._processor(images=picture)["pixel_values"]
+        pixels = self._processor(images=picture, **CHOSEN)["pixel_values"]
         grounded = self._model.ground_phrases(pixels, **self._processor.encode_texts([text]))
         size = [(picture.height, picture.width)]
         heat = self._processor.post_process_heatmap(grounded.heat, size)[0][0]
@@ -93,7 +95,7 @@ class RegionModel:
     @torch.inference_mode()
     def propose(self, picture: Image.Image, threshold: float, max_boxes: int) -> list[Box]:
         """The boxes that the model itself finds worth a look, best first; none where no score reaches the threshold."""
-        pixels = self._processor(images=picture)["pixel_values"]
+        pixels = self._processor(images=picture, **CHOSEN)["pixel_values"]
         proposals = self._model.propose_regions(pixels, top_k=max_boxes, threshold=threshold)
         found = self._processor.post_process_proposals(proposals, [(picture.height, picture.width)])[0]
         return [tuple(box) for box in found["boxes"].tolist()]
@@ -101,7 +103,7 @@ class RegionModel:
     @torch.inference_mode()
     def embed_box(self, picture: Image.Image, box: Box) -> np.ndarray:
         """(D,) float32 of unit length."""
-        inputs = self._processor(images=picture, boxes=[[box]])
+        inputs = self._processor(images=picture, boxes=[[box]], **CHOSEN)
         return _unit(self._model.get_region_features(**inputs).pooler_output[0, 0])
 
     @torch.inference_mode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ MAX_SIDE_PX = 1600  # a larger picture is made smaller; the models see far less
 MAX_BOXES = 12
 MAX_TEXTS = 24
 MAX_TEXT_LENGTH = 300
-AS_STORED = "as the file says"
+AS_STORED, OF_MODEL = "as the file says", "the model's own"
+WINDOWS = (AS_STORED, "lung", "mediastinum", "abdomen", "bone", "brain", "subdural")
 _WORDS_FOR_VISITORS = (  # parts of messages that speak to programmers, and what the page says instead
     (r" \(cannot identify image file <.*?>\)", ""),
     (r" If you trust it, raise PIL\.Image\.MAX_IMAGE_PIXELS; or .*", " Make it smaller."),
@@ -26,34 +28,49 @@ _WORDS_FOR_VISITORS = (  # parts of messages that speak to programmers, and what
 
 
 def open_picture(
-    path: Path, read_image: Callable[..., Image.Image], window: str = AS_STORED, number: float | None = None
+    path: Path,
+    read_image: Callable[..., Image.Image],
+    window: str = AS_STORED,
+    number: float | None = None,
+    model_window: Any = None,
 ) -> tuple[Image.Image, str]:
     """The RGB picture of an uploaded file, no side above MAX_SIDE_PX, and a line that says what it is.
 
     Args:
         path: PNG, JPEG, TIFF, WebP, DICOM or NIfTI file.
         read_image: of the model's own files, `medical_image.read_image`.
-        window: name of a CT window, or AS_STORED.
+        window: name of a CT window, AS_STORED, or OF_MODEL: `model_window`, but as stored where that does not fit.
         number: which frame of a file with several, or which slice of a volume, from 0; None: the file has only one.
+        model_window: the window that was saved with the model.
 
     Raises:
         ValueError: it cannot be read; the message names the file as the visitor knows it.
         ImportError: a reader is not installed.
     """
-    options: dict[str, Any] = {} if window == AS_STORED else {"window": window}
+    options: dict[str, Any] = {} if window in (AS_STORED, OF_MODEL) else {"window": window}
     if number is not None:
         is_volume = path.name.lower().endswith((".nii", ".nii.gz"))
         options["slice_index" if is_volume else "frame_index"] = int(number)
     try:
-        picture = read_image(path, "the file", **options)
+        picture, through = _read(path, read_image, model_window if window == OF_MODEL else None, options)
     except (ValueError, ImportError) as error:
         raise type(error)(_for_visitors(str(error), path)) from error
-    size = f"{picture.width} x {picture.height} pixels"
+    size = f"{picture.width} x {picture.height} pixels{through}"
     if max(picture.size) <= MAX_SIDE_PX:
         return picture, f"{path.name}: {size}."
     scale = MAX_SIDE_PX / max(picture.size)
     smaller = picture.resize(tuple(max(1, round(side * scale)) for side in picture.size), Image.Resampling.BICUBIC)
     return smaller, f"{path.name}: {size}, shown and read at {smaller.width} x {smaller.height}."
+
+
+def _read(
+    path: Path, read_image: Callable[..., Image.Image], model_window: Any, options: dict[str, Any]
+) -> tuple[Image.Image, str]:
+    """The picture, and in words the window of the model through which it is shown; "" where it does not fit."""
+    if model_window is not None:
+        with suppress(ValueError):  # no such values in it; what else is wrong with the file, the next line says too
+            return read_image(path, "the file", window=model_window, **options), f" through the window {model_window}"
+    return read_image(path, "the file", **options), ""
 
 
 def _for_visitors(message: str, path: Path) -> str:

@@ -26,10 +26,11 @@ def ground_images(
     """Per image what `post_process_grounding` gives, and the heat of the T phrases (T, height, width), both in pixels.
 
     Args:
+        images: of 8 bits, as `shown_image` gives them: a window that was saved with the processor holds not for them.
         settings: of `processor.post_process_grounding`.
     """
     sizes = [(image.height, image.width) for image in images]
-    pixel_values = processor(images=list(images))["pixel_values"].to(model.device)
+    pixel_values = processor(images=list(images), window=None)["pixel_values"].to(model.device)
     texts = {name: tensor.to(model.device) for name, tensor in processor.encode_texts(phrases).items()}
     with torch.inference_mode():
         outputs = model.ground_phrases(pixel_values, **texts)

@@ -144,7 +144,8 @@ def draw_heat_maps(
 def heat_of_texts(model: Any, processor: Any, shown: Shown, texts: Sequence[str]) -> list[np.ndarray]:
     """For each text the (height, width) cosine map over the original image; NaN where the model did not see it."""
     with torch.inference_mode():
-        dense = model.get_dense_features(processor(images=shown.image)["pixel_values"].to(model.device))  # (1, D, h, w)
+        pixel_values = processor(images=shown.image, window=None)["pixel_values"]  # 8 bits already: no window
+        dense = model.get_dense_features(pixel_values.to(model.device))  # (1, D, h, w)
         encoded = {name: value.to(model.device) for name, value in processor.encode_texts(list(texts)).items()}
         embeds = torch.nn.functional.normalize(model.get_text_features(**encoded).pooler_output.float(), dim=-1)
         dense = torch.nn.functional.normalize(dense.float(), dim=1)[0]

@@ -1,20 +1,23 @@
 """Uses a flat folder as a stranger would: started by path in `python -I`, with all hidden that a stranger may lack.
 
-    python -I bare_rehearsal.py FOLDER
+    python -I bare_rehearsal.py model|space FOLDER
 
-Hidden are our packages and every installed one that torch, transformers and Pillow do not require. Then: golden outputs
-by the Auto classes, the zero-shot pipeline, the folder's own pipelines, the handler of an endpoint. Prints one line of
-JSON; the exit status is 1 with the reason where something fails. Imports nothing of ours: it must work where only those
-three are installed.
+Hidden are our packages and every installed one that is not required: of a model by torch, transformers and Pillow, of a
+Space by its requirements.txt. Of a model: golden outputs by the Auto classes, the zero-shot pipeline, the folder's own
+pipelines, the handler of an endpoint. Of a Space: the page with its first example read, a heat map, a search. Prints
+one line of JSON; the exit status is 1 with the reason where something fails. Imports nothing of ours: it must work
+where only what is required is installed.
 """
 
 from __future__ import annotations
 
 import base64
+import importlib
 import importlib.metadata
 import importlib.util
 import io
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -25,6 +28,9 @@ OUR_PACKAGES = frozenset({"modeling_regionmed_clip", "regionmed_clip", "processi
 STRANGERS_PACKAGES = ("torch", "transformers", "pillow")
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 HANDLER_FILE = "handler.py"
+ZERO_SHOT = "zero-shot-image-classification"
+NUM_CASES = 3  # that are looked at
+SHARE_ATOL = 2e-2  # of a share: weights may be of half precision
 
 
 class Hidden:
@@ -42,10 +48,10 @@ class Hidden:
         return getattr(self._finder, name)
 
 
-def strangers_distributions() -> set[str]:
-    """Names, in normal form, of the installed distributions that a stranger has: the three and what they require."""
+def strangers_distributions(needed: tuple[str, ...] = STRANGERS_PACKAGES) -> set[str]:
+    """Names, in normal form, of the installed distributions that a stranger has: the needed and what they require."""
     found: set[str] = set()
-    waiting = list(STRANGERS_PACKAGES)
+    waiting = list(needed)
     while waiting:
         name = _normal(waiting.pop())
         if name in found:
@@ -59,9 +65,9 @@ def strangers_distributions() -> set[str]:
     return found
 
 
-def names_to_hide() -> frozenset[str]:
+def names_to_hide(needed: tuple[str, ...] = STRANGERS_PACKAGES) -> frozenset[str]:
     """Top-level names of our packages and of all that a stranger may lack."""
-    allowed = strangers_distributions()
+    allowed = strangers_distributions(needed)
     others = {
         name
         for name, owners in importlib.metadata.packages_distributions().items()
@@ -81,32 +87,126 @@ def load_file(path: Path, name: str) -> ModuleType:
 
 def rehearse(folder: Path) -> dict[str, Any]:
     """What was done: `golden`, a line; `pipelines`, the tasks; `handler`, what it answered or None without one."""
-    hidden = names_to_hide()
-    sys.meta_path[:] = [Hidden(finder, hidden) for finder in sys.meta_path]
+    told: dict[str, Any] = {"num_hidden": hide(STRANGERS_PACKAGES)}
     golden_outputs = load_file(Path(__file__).with_name("golden_outputs.py"), "golden_outputs")
-    told = {"golden": golden_outputs.check_golden(folder), "num_hidden": len(hidden)}
+    told["golden"] = golden_outputs.check_golden(folder)
+    golden = golden_outputs.read_golden(folder / golden_outputs.GOLDEN_FILE)
     picture = golden_outputs.draw_picture()
-    told["pipelines"] = use_pipelines(folder, picture, golden_outputs.TEXTS)
-    told["handler"] = use_handler(folder, picture, golden_outputs.TEXTS)
-    loaded = sorted(name for name in sys.modules if name.partition(".")[0] in OUR_PACKAGES)
-    if loaded:
-        raise ValueError(f"{loaded[:3]} of our packages were imported; the folder must stand alone.")
+    told["pipelines"] = use_pipelines(folder, picture, golden)
+    told["handler"] = use_handler(folder, picture, golden.texts)
+    refuse_our_packages()
     return told
 
 
-def use_pipelines(folder: Path, picture: Any, texts: tuple[str, ...]) -> list[str]:
-    """The tasks that `pipeline` does with the folder; ValueError where zero-shot answers are not about the texts."""
+def rehearse_space(folder: Path) -> dict[str, Any]:
+    """What the page says of the first example: `labels` of its boxes, `scores` of the cases like its first box."""
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    hide(tuple(match[0] for line in lines if (match := NAME.match(line))))
+    sys.path.insert(0, str(folder))
+    names = ("app", "answers", "region_model", "settings")
+    app, answers, region_model, settings = (importlib.import_module(name) for name in names)
+    model, index = region_model.RegionModel(*settings.model_source()), region_model.RegionIndex(folder)
+    if not index.belongs_to(model):
+        raise ValueError("the index of the Space is of another model than the one it loads; stage it for this one.")
+    given = answers.Answers(model, index, settings.read_examples())
+    app.build_app(given)
+    visit, canvas, _, _, cards, text = given.open_example(0)[:6]
+    chosen = {"boxes": canvas["boxes"], "selected": 0}
+    shown = {"reading": cards, "heat map": given.find(visit, text)[0], "search": given.search_box(chosen, visit)[0]}
+    for what, part in shown.items():
+        if "<" not in part:
+            raise ValueError(f"the {what} of the first example is {part[:80]!r}; it must be a part of the page.")
+    scores = [case.score for case in index.nearest(model.embed_box(visit.picture, canvas["boxes"][0]), NUM_CASES)]
+    if not all(map(math.isfinite, scores)) or any(label.endswith("nan %") for label in canvas["labels"]):
+        raise ValueError(f"the first example reads {canvas['labels']}, cases like it {scores}; all must be finite.")
+    refuse_our_packages()
+    return {"labels": canvas["labels"], "scores": scores}
+
+
+def hide(needed: tuple[str, ...]) -> int:
+    """How many names cannot be imported any more: of our packages, and of all that a stranger may lack."""
+    hidden = names_to_hide(needed)
+    sys.meta_path[:] = [Hidden(finder, hidden) for finder in sys.meta_path]
+    return len(hidden)
+
+
+def refuse_our_packages() -> None:
+    """None; ValueError where one of our packages was imported all the same."""
+    loaded = sorted(name for name in sys.modules if name.partition(".")[0] in OUR_PACKAGES)
+    if loaded:
+        raise ValueError(f"{loaded[:3]} of our packages were imported; the folder must stand alone.")
+
+
+def use_pipelines(folder: Path, picture: Any, golden: Any) -> list[str]:
+    """The tasks that `pipeline` does with the folder; ValueError where an answer is not about what was asked.
+
+    Args:
+        golden: what golden_outputs.py reads from the folder.
+    """
     from transformers import pipeline
 
     remote = {"model": str(folder), "trust_remote_code": True}
-    classify = pipeline("zero-shot-image-classification", **remote)
-    answers = classify(picture, candidate_labels=list(texts), hypothesis_template="{}")
-    if {answer["label"] for answer in answers} != set(texts):
-        raise ValueError(f"zero-shot-image-classification answered {answers}; it was asked about {texts}.")
+    classify = pipeline(ZERO_SHOT, **remote)
+    classify.image_processor.window = None  # the picture is of 8 bits; this pipeline has no such argument
+    answers = classify(picture, candidate_labels=list(golden.texts), hypothesis_template="{}")
+    check_shares(ZERO_SHOT, answers, golden.texts)
     own = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("custom_pipelines") or {}
     for task in own:
-        pipeline(task, **remote)
-    return ["zero-shot-image-classification", *own]
+        if task not in ASKED:
+            raise ValueError(f"no rehearsal knows how to ask the pipeline {task!r}; known are {sorted(ASKED)}.")
+        ASKED[task](pipeline(task, **remote), picture, golden)
+    return [ZERO_SHOT, *own]
+
+
+def check_shares(task: str, answers: list[dict[str, Any]], texts: tuple[str, ...]) -> None:
+    """None; ValueError where the answers are not shares, summing to 1, of the texts that were asked about."""
+    is_sum = math.isclose(sum(answer["score"] for answer in answers), 1.0, abs_tol=SHARE_ATOL)
+    if not is_sum or sorted(answer["label"] for answer in answers) != sorted(texts):
+        raise ValueError(f"{task} answered {answers}; it was asked for shares of {texts}.")
+
+
+def classify_regions(pipe: Any, picture: Any, golden: Any) -> None:
+    """None; ValueError where the golden boxes are read otherwise than by the golden outputs."""
+    asked = {"candidate_labels": list(golden.region_texts), "boxes": golden.boxes.tolist(), "window": None}
+    regions = pipe(picture, **asked)
+    expected = golden.outputs["logits_per_region"][0].float().softmax(dim=-1).tolist()
+    if len(regions) != len(expected):
+        raise ValueError(f"region-classification answered {len(regions)} regions; it was asked about {len(expected)}.")
+    for region, shares in zip(regions, expected):
+        check_shares("region-classification", region["labels"], golden.region_texts)
+        found = {label["label"]: label["score"] for label in region["labels"]}
+        if any(abs(found[text] - share) > SHARE_ATOL for text, share in zip(golden.region_texts, shares)):
+            raise ValueError(f"region-classification answered {found}; by the golden outputs it is {shares}.")
+
+
+def ground_regions(pipe: Any, picture: Any, golden: Any) -> None:
+    """None; ValueError where what is found is not of the texts, or not in the picture."""
+    texts = golden.region_texts
+    found = pipe(picture, candidate_labels=list(texts), source="heat", threshold=-1.0, window=None)
+    for one in found:
+        box, (width, height) = one["box"], picture.size
+        is_inside = 0 <= box["xmin"] < box["xmax"] <= width + 1 and 0 <= box["ymin"] < box["ymax"] <= height + 1
+        if one["label"] not in texts or not is_inside or not abs(one["score"]) <= 1 + SHARE_ATOL:
+            raise ValueError(
+                f"region-grounding answered {one} about {texts} in a picture of {width} x {height} pixels."
+            )
+    if not found:
+        raise ValueError(f"region-grounding found nothing of {texts}, though every cosine was enough.")
+
+
+def ask_question(pipe: Any, picture: Any, golden: Any) -> None:
+    """None; ValueError where the answer to the golden question about a golden box is none that the model knows."""
+    answers = pipe(image=picture, question=golden.question, boxes=golden.boxes.tolist(), top_k=1, window=None)
+    known = pipe.model.config.id2label.values()
+    if len(answers) != 1 or answers[0]["answer"] not in known or not 0 <= answers[0]["score"] <= 1:
+        raise ValueError(f"visual-question-answering answered {answers}; it must be one answer that the model knows.")
+
+
+ASKED = {
+    "region-classification": classify_regions,
+    "region-grounding": ground_regions,
+    "visual-question-answering": ask_question,
+}
 
 
 def use_handler(folder: Path, picture: Any, texts: tuple[str, ...]) -> Any:
@@ -118,12 +218,13 @@ def use_handler(folder: Path, picture: Any, texts: tuple[str, ...]) -> Any:
     handler = load_file(folder / HANDLER_FILE, "handler").EndpointHandler(str(folder))
     data = {
         "inputs": base64.b64encode(buffer.getvalue()).decode("ascii"),
-        "parameters": {"task": "zero_shot", "candidate_labels": list(texts)},
+        "parameters": {"task": "zero_shot", "candidate_labels": list(texts), "window": None},  # 8-bit: no window
     }
     answered = handler(data)
     json.dumps(answered)
     if isinstance(answered, dict) and "error" in answered:
         raise ValueError(f"{HANDLER_FILE} answered {answered['error']} to a sound request.")
+    check_shares(HANDLER_FILE, answered, texts)
     return answered
 
 
@@ -133,6 +234,7 @@ def _normal(name: str) -> str:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(json.dumps(rehearse(Path(sys.argv[1]).absolute())) + "\n")
+        use = {"model": rehearse, "space": rehearse_space}[sys.argv[1]]
+        sys.stdout.write(json.dumps(use(Path(sys.argv[2]).absolute())) + "\n")
     except (ValueError, ImportError, OSError, RuntimeError, AttributeError, TypeError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")  # in one line, which is told

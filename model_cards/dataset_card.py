@@ -20,7 +20,6 @@ from regionmed_clip.processing.corpus.sources.jsonl import ANNOTATIONS_NAME, Jso
 
 REQUIRED = ("license", "task_categories", "size_categories", "configs")
 SPLIT_OF_ROWS = "annotations"  # on the Hub: the rows of all splits lie in one file
-ABOUT_FILE = "SOURCE.md"
 MAX_FINDINGS = 20
 
 
@@ -122,10 +121,7 @@ def check_dataset_card(card: str) -> None:
 
 def _count(source: JsonlSource) -> SourceCounts:
     """What is in a source."""
-    path = source.path.with_name(ABOUT_FILE)
-    about = path.read_text(encoding="utf-8") if path.is_file() else ""
-    lines = [line for line in about.splitlines() if not line.startswith("#")]
-    found = SourceCounts(source.name, source.license, source.revision, "\n".join(lines))
+    found = SourceCounts(source.name, source.license, source.revision, source.notes)
     for split in source.splits():
         counts = found.splits.setdefault(split, Counts())
         for record in source.records(split):

@@ -11,9 +11,9 @@ from regionmed_clip.processing.corpus.audit_report import RULES
 from regionmed_clip.processing.corpus.built_corpus import CARD_NAME, BuiltCorpus, is_built_corpus
 from regionmed_clip.processing.corpus.licences import may_redistribute
 from regionmed_clip.processing.corpus.push import plan_push
-from regionmed_clip.processing.corpus.sources.jsonl import ANNOTATIONS_NAME, open_jsonl
+from regionmed_clip.processing.corpus.sources.jsonl import ABOUT_FILE, ANNOTATIONS_NAME, open_jsonl
 
-from .dataset_card import ABOUT_FILE, check_dataset_card, render_dataset_card
+from .dataset_card import check_dataset_card, render_dataset_card
 from .publications import Publication
 from .publish_checks import PICTURE_SUFFIXES, find_problems, problems_of_text, refuse_problems
 

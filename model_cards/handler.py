@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import AutoConfig, AutoModel, AutoModelForVisualQuestionAnswering, AutoProcessor
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # no others: some of Pillow's readers start programs
 READ_AS = (*FORMATS, "MPO")  # MPO: how Pillow names the photographs of phones, which are JPEG
@@ -94,6 +95,7 @@ class EndpointHandler:
         self.answering = model.to(self.device) if answers else None
         self.model = model.regionmed_clip if answers else model.to(self.device)
         self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+        self.check_tiff = get_class_from_dynamic_module("tiff_directories.check_tiff", path)  # of the processor's code
         positions = getattr(self.model.config.text_config, "max_position_embeddings", None) or math.inf
         self.max_tokens = min(self.processor.tokenizer.model_max_length, positions)
         self.text_lock, self.model_lock = threading.Lock(), threading.Lock()  # a fast tokenizer serves one at a time
@@ -105,7 +107,7 @@ class EndpointHandler:
             data: {"inputs": one input or a list, "parameters": {"task": one of TASKS, and its settings}}. An input is
                 an image (base64, bytes or PIL), a text (embed_text), or a dict of "image" or "file", "boxes",
                 "frame_index", "question", "text", as the task takes them. Without a task it is "answer" where the
-                model answers questions, else "zero_shot".
+                model answers questions and no candidate_labels are given, else "zero_shot".
         """
         try:
             return self._answer(data)
@@ -120,7 +122,8 @@ class EndpointHandler:
         if not isinstance(parameters, dict):
             raise RequestError(400, "parameters", f"parameters is {_short(parameters)}; it must be an object.")
         given = {name: value for name, value in parameters.items() if value is not None or name == "window"}
-        name = given.pop("task", "answer" if self.answering is not None else "zero_shot")
+        is_question = self.answering is not None and "candidate_labels" not in given
+        name = given.pop("task", "answer" if is_question else "zero_shot")
         if not isinstance(name, str) or name not in TASKS:
             raise RequestError(400, "parameters.task", f"task is {_short(name)}; it must be one of {', '.join(TASKS)}.")
         task = TASKS[name]
@@ -291,7 +294,7 @@ class EndpointHandler:
         if len(chosen) != 1:
             raise RequestError(400, place, 'an input needs "image" or "file", one of them.')
         place = f"{place}.{chosen[0]}" if len(item) > 1 or chosen == ["file"] else place
-        source = _readable(item[chosen[0]], place, self.limits)
+        source = _readable(item[chosen[0]], place, self.limits, self.check_tiff)
         changes = {"window": settings["window"]} if "window" in settings else {}
         changes |= {"frame_index": item["frame_index"]} if item.get("frame_index") is not None else {}
         worker = _or_refuse("parameters.window", self.processor.image_processor.with_overrides, **changes)
@@ -380,7 +383,7 @@ def _item(value: Any, place: str, task: Task) -> dict:
     return item
 
 
-def _readable(value: Any, place: str, limits: Limits) -> Any:
+def _readable(value: Any, place: str, limits: Limits, check_tiff: Callable[..., None]) -> Any:
     """A picture that is safe to decode: a PIL image not decoded yet, or the bytes of a DICOM file."""
     content = _from_base64(value, place, limits) if isinstance(value, str) else value
     if not isinstance(content, (bytes, bytearray, Image.Image)):
@@ -392,6 +395,7 @@ def _readable(value: Any, place: str, limits: Limits) -> Any:
                 message = "this DICOM file is deflated as a whole, which is not read. Store it plainly."
                 raise RequestError(422, place, message)
             return bytes(content)
+        _or_refuse(place, check_tiff, BytesIO(content), place)
     kinds = f"it must be a complete {', '.join(FORMATS)} or DICOM file. {ONLY_BYTES}"
     try:
         if isinstance(content, Image.Image):
@@ -416,10 +420,6 @@ def _checked_picture(image: Image.Image, content: bytes, place: str, limits: Lim
         raise _too_many_pixels(f"{width} x {height}", place, limits)
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise RequestError(422, place, "this picture has several frames; send the one that is meant, as a PNG.")
-    tags = getattr(image, "tag_v2", {})
-    tile = [tags.get(tag, 1) for tag in (322, 323)]  # of a TIFF; a decoder makes room for a whole tile
-    if not all(isinstance(side, int) for side in tile) or tile[0] * tile[1] > max(4 * width * height, 2**20):
-        raise RequestError(422, place, f"the tiles of this TIFF, {tile}, do not fit its {width} x {height} pixels.")
     if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise RequestError(422, place, f"this JPEG has more than {MAX_JPEG_SCANS} scans; save it again, plainly.")
     return image

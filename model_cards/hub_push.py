@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +22,18 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 TAG = re.compile(r"[A-Za-z0-9][\w.-]*")
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 MODEL, DATASET, SPACE = "model", "dataset", "space"
 PATHS_A_CALL = 200
 SPACE_SDK = "gradio"
-_CODE_AND_WEIGHTS = frozenset({".py", ".json", ".safetensors", ".jinja", ".model"})
+MANIFEST_FILE = ".regionmed_publication.json"  # in the repository: the names that publications put there
+FIRST_FILE = ".gitattributes"  # that the Hub itself puts into every repository
+CONFIG_FILE, SHARD_SUFFIX = "config.json", ".parquet"
+LOADED_BY_NAME = re.compile(  # what from_pretrained would read beside ours, or in their place
+    r"adapter_config\.json|(?:adapter_)?(?:pytorch_)?model(?:[.-].*)?\.(?:safetensors|bin)(?:\.index\.json)?"
+    r"|(?:pre|video_pre)?processor_config\.json|generation_config\.json|chat_template\.(?:json|jinja)"
+    r"|tokenizer.*\.(?:json|model)|(?:added_tokens|special_tokens_map)\.json|vocab\.(?:json|txt)|merges\.txt"
+)
 _TRANSPORT_ERROR = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or, by version, httpx2: also no connection
 
 
@@ -61,6 +71,8 @@ class Pushed:
         is_private: whether the repository is.
         has_changed: False where the repository held the same files before.
         removed: files of an earlier publication that the commit took out.
+        kept: files of others, which stay as they were.
+        replaced: files of others that had the name of a published one.
     """
 
     url: str
@@ -69,20 +81,27 @@ class Pushed:
     is_private: bool
     has_changed: bool
     removed: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
 
 def check_target(repo_id: str, *, create_pr: bool = False, tag: str | None = None) -> None:
     """None; ValueError for a name that is no ORG/NAME, a tag that is none, or a tag on a pull request."""
-    if repo_id.count("/") != 1:
+    check_repo_id(repo_id)
+    if tag is not None and (not TAG.fullmatch(tag) or tag == "main"):
+        raise ValueError(f"tag {tag!r} is none; it must be letters, digits, '.', '_' and '-', e.g. v1.0.")
+    if tag is not None and create_pr:
+        raise ValueError(f"tag {tag!r} and a pull request are both asked for; tag it once it is merged.")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """None; ValueError for a name that is no ORG/NAME."""
+    if not REPO_ID.fullmatch(repo_id):
         raise ValueError(f"repository {repo_id!r} is no ORG/NAME of the Hub. Name it, e.g. my-lab/regionmed-clip.")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(f"repository {repo_id!r} is no ORG/NAME of the Hub: {error}") from error
-    if tag is not None and (not TAG.fullmatch(tag) or tag == "main"):
-        raise ValueError(f"tag {tag!r} is none; it must be letters, digits, '.', '_' and '-', e.g. v1.0.")
-    if tag is not None and create_pr:
-        raise ValueError(f"tag {tag!r} and a pull request are both asked for; tag it once it is merged.")
 
 
 def check_access(repo_id: str, repo_type: str, *, is_public: bool, create_pr: bool, tag: str | None) -> None:
@@ -124,10 +143,12 @@ def push(upload: Upload) -> Pushed:
     """What was done, after making the repository if needed, sending what it lacks, and looking at what arrived.
 
     A push that was interrupted is repeated: large files that arrived are not sent again, and none is seen by anyone
-    before all are there. Files of an earlier publication that this one lacks are removed by the same commit.
+    before all are there. Files of an earlier publication that this one lacks are removed by the same commit; which
+    those are, MANIFEST_FILE in the repository says.
 
     Raises:
-        ValueError: the Hub refuses, somebody else committed meanwhile, or what arrived differs.
+        ValueError: the Hub refuses, somebody else committed meanwhile, what arrived differs, or somebody else's file
+            there would be loaded in the place of what is sent.
     """
     api = HfApi()
     where = {"repo_id": upload.repo_id, "repo_type": upload.repo_type}
@@ -141,8 +162,13 @@ def push(upload: Upload) -> Pushed:
                 f"{upload.repo_type} {upload.repo_id} is public, and --public is not given; nothing was sent. Make it "
                 "private in its settings, or add --public."
             )
-        stale = tuple(name for name in api.list_repo_files(**where, revision=info.sha) if _is_stale(name, upload))
-        operations = [CommitOperationAdd(name, _content(content)) for name, content in upload.files.items()]
+        there = frozenset(api.list_repo_files(**where, revision=info.sha)) - {FIRST_FILE}
+        own = _published_before(api, upload, info.sha) if MANIFEST_FILE in there else frozenset()
+        stale = tuple(sorted((there & own) - set(upload.files)))
+        foreign = there - own - {MANIFEST_FILE}
+        _refuse_what_would_be_loaded(foreign, upload)
+        files = {**upload.files, MANIFEST_FILE: _manifest(upload)}
+        operations = [CommitOperationAdd(name, _content(content)) for name, content in files.items()]
         commit = api.create_commit(
             **where,
             operations=[*operations, *(CommitOperationDelete(name) for name in stale)],
@@ -151,41 +177,74 @@ def push(upload: Upload) -> Pushed:
             parent_commit=info.sha,
         )
         revision = commit.pr_revision if commit.pr_url else commit.oid
-        _check_arrival(api, upload, revision)
+        _check_arrival(api, upload, files, revision)
         if upload.tag is not None:
             api.create_tag(**where, tag=upload.tag, revision=commit.oid)
     url = str(commit.pr_url or commit.repo_url)
     return Pushed(
         url=url, commit=commit.oid, revision=revision, is_private=bool(info.private),
-        has_changed=commit.oid != info.sha, removed=stale,
+        has_changed=commit.oid != info.sha, removed=stale, kept=tuple(sorted(foreign - set(upload.files))),
+        replaced=tuple(sorted(foreign & set(upload.files))),
     )  # fmt: skip
 
 
-def _is_stale(name: str, upload: Upload) -> bool:
-    """Whether a file in the repository is of an earlier publication: nobody else's is taken away."""
-    if name in upload.files or name == ".gitattributes":
-        return False
-    folder, _, base = name.rpartition("/")
-    if upload.repo_type == DATASET:
-        return folder == "data"
-    if upload.repo_type == SPACE:
-        return True  # a Space is a program: what is not of it is of an older one
-    return folder == "samples" or (not folder and Path(base).suffix in _CODE_AND_WEIGHTS)
+def _manifest(upload: Upload) -> bytes:
+    """The content of MANIFEST_FILE: the same for the same names."""
+    told = {"published_by": "regionmed-publish", "files": sorted(upload.files)}
+    return (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _published_before(api: HfApi, upload: Upload, revision: str) -> frozenset[str]:
+    """The names that the publication before put into the repository, as its MANIFEST_FILE says."""
+    with tempfile.TemporaryDirectory(prefix="regionmed-publish-") as folder:
+        where = {"repo_type": upload.repo_type, "revision": revision, "local_dir": folder}
+        told = Path(api.hf_hub_download(upload.repo_id, MANIFEST_FILE, **where)).read_text(encoding="utf-8")
+    try:
+        return frozenset(map(str, json.loads(told)["files"]))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{MANIFEST_FILE} of {upload.repo_id} is not what regionmed-publish writes ({error!r}); nothing was sent. "
+            "Delete it there: then every file counts as somebody else's, and stays."
+        ) from error
+
+
+def _refuse_what_would_be_loaded(foreign: frozenset[str], upload: Upload) -> None:
+    """None; ValueError for other people's files that would be loaded in the place of what is published, or with it."""
+    folders = {name.rpartition("/")[0] for name in upload.files if name.rpartition("/")[2] == CONFIG_FILE}
+    shards = {name.rpartition("/")[0] for name in upload.files if name.endswith(SHARD_SUFFIX)}
+    found = []
+    for name in sorted(foreign - set(upload.files)):
+        folder, _, base = name.rpartition("/")
+        is_shard = folder in shards and base.endswith(SHARD_SUFFIX)
+        if is_shard or (folder in folders and LOADED_BY_NAME.fullmatch(base)):
+            found.append(name)
+    if found:
+        raise ValueError(
+            f"{upload.repo_id} holds {some_of(found)}, which no publication of ours put there, and who loads it would "
+            "get that in the place of what you publish, or with it; nothing was sent. Delete it there (the history "
+            "keeps it), or name another repository."
+        )
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _content(content: Path | bytes) -> str | bytes:
     return content if isinstance(content, bytes) else str(content)
 
 
-def _check_arrival(api: HfApi, upload: Upload, revision: str) -> None:
+def _check_arrival(api: HfApi, upload: Upload, files: Mapping[str, Path | bytes], revision: str) -> None:
     """None; ValueError where a file on the Hub is not the one that was sent."""
-    names = list(upload.files)
+    names = list(files)
     found: dict[str, Any] = {}
     for start in range(0, len(names), PATHS_A_CALL):
         some = names[start : start + PATHS_A_CALL]
         infos = api.get_paths_info(upload.repo_id, some, repo_type=upload.repo_type, revision=revision)
         found |= {info.path: info for info in infos}
-    for name, content in upload.files.items():
+    for name, content in files.items():
         info = found.get(name)
         is_same = False
         if info is not None and info.lfs is not None:

@@ -21,13 +21,14 @@ from regionmed_clip.eval.saved_models import (
     load_question_model,
 )
 
-from .golden_outputs import GOLDEN_FILE, read_golden
+from .golden_outputs import GOLDEN_FILE, Golden, compare_inputs, read_golden
 from .leak_patterns import shorten_paths
 from .publish_checks import find_problems, refuse_problems
-from .rehearsal import rehearse
+from .rehearsal import rehearse, rehearse_space
 from .render import check_card, load_facts
-from .space import stage_space
+from .space import check_model_on_hub, stage_space
 from .stage import CARD_FACTS_FILE, CARD_FILE, TRAINING_DATA_FILE, stage_flat_folder
+from .training_sources import read_training_images
 
 SOURCE_RULES = frozenset({"secret", "pickle"})  # refused in the given folder too, though it is not what is sent
 RESULTS_FILE = "results.json"
@@ -54,6 +55,8 @@ def prepare_model(
     *,
     facts: Mapping[str, Any],
     results_file: Path | None = None,
+    is_public: bool = False,
+    allow_restricted: bool = False,
     accepted: Sequence[str] = (),
     pythons: Sequence[str] = (),
     say: Callable[[str], None],
@@ -68,35 +71,20 @@ def prepare_model(
         work: an empty folder; what is sent lies in it.
         facts: single facts of the card, above those that training noted.
         results_file: a results.json in place of the folder's own.
+        is_public: whether all will see it.
+        allow_restricted: also where it was trained on images that nobody may pass on.
         accepted: rules of `publish_checks.ACCEPTABLE` whose breaches a person has looked at.
         pythons: interpreters that rehearse the folder.
         say: takes a line on each step that was done.
 
     Raises:
-        ValueError: no model of ours; a problem that the checks find; a rehearsal that fails.
+        ValueError: no model of ours; restricted training images, to be public; a problem that the checks find; a
+            rehearsal that fails.
     """
-    if kind_of_folder(source) != OWN_KIND:
-        raise ValueError(f"{source} holds a model of another kind; give one that train/pretrain.py left in final/.")
-    refuse_problems([problem for problem in find_problems(source) if problem.rule in SOURCE_RULES], what="model")
-    results, cut = _results(results_file or source / RESULTS_FILE, is_needed=results_file is not None)
-    told, own_card = _facts_and_own_card(source)
-    known = {name: value for name, value in told.items() if name in load_facts()}
-    model, processor = (load_question_model if answers_questions(source) else load_model)(source)
-    training_data = source / TRAINING_DATA_FILE
-    staged = stage_flat_folder(
-        model,
-        processor,
-        work / "staged",
-        results=results,
-        facts={**known, **facts, "repo_id": repo_id},
-        training_data=json.loads(training_data.read_text(encoding="utf-8")) if training_data.is_file() else None,
-    )
-    notes = [f"the card says nothing of {name} any more" for name in sorted(set(told) - set(known))]
-    notes += [*cut, *_keep_golden(source, staged), *_keep_card(source, staged, results, own_card)]
-    left_out = _left_out(source, staged)
-    notes += [f"left out, since they are no part of a published model: {', '.join(left_out)}"] if left_out else []
-    notes += [] if results else ["no results: the card says that nothing was measured (regionmed-eval measures)"]
-    say(f"staged {sum(1 for path in staged.rglob('*') if path.is_file())} files by the installed code")
+    _check_source(source, may_be_restricted=allow_restricted or not is_public)
+    staged = work / "staged"
+    notes = _stage_model(source, staged, {**facts, "repo_id": repo_id}, results_file)
+    say(f"staged {_num_files(staged)} files by the installed code")
     notes += _passed(refuse_problems(find_problems(staged), accepted, what="model"))
     say("checked: no credentials, personal data, local paths or pickles; every figure has its interval")
     files = _files_of(staged)  # what was checked, whatever a rehearsal may leave there
@@ -111,25 +99,41 @@ def prepare_space(
     *,
     model_id: str | None,
     model_revision: str | None,
+    is_public: bool = False,
+    allow_restricted: bool = False,
     accepted: Sequence[str] = (),
+    is_rehearsed: bool = True,
     say: Callable[[str], None],
 ) -> Publication:
-    """The folder of the demo Space for a saved model, checked.
+    """The folder of the demo Space for a saved model, checked and rehearsed.
 
     Args:
-        source: the model's folder; it is copied into the Space unless `model_id` names it on the Hub.
+        source: the model's folder; the Space holds what `prepare_model` would publish of it, unless `model_id` names
+            it on the Hub.
+        work: an empty folder; what is sent lies in it.
         model_id, model_revision: of the model on the Hub, as `stage_space` takes them.
+        is_public, allow_restricted, accepted, say: as of `prepare_model`.
+        is_rehearsed: whether the model's copy and the page are used in bare processes.
 
     Raises:
-        ValueError: as `prepare_model`.
+        ValueError: as `prepare_model`, and what `check_model_on_hub` refuses.
     """
-    refuse_problems([problem for problem in find_problems(source) if problem.rule in SOURCE_RULES], what="model")
-    staged = stage_space(source, work / "staged", model_id=model_id, revision=model_revision)
-    say(f"staged the demo with its examples and index: {sum(path.is_file() for path in staged.rglob('*'))} files")
-    notes = _passed(refuse_problems(find_problems(staged), accepted, what="Space"))
+    check_model_on_hub(model_id, model_revision)
+    _check_source(source, may_be_restricted=allow_restricted or not is_public or model_id is not None)
+    model, notes = source, [f"loads {model_id}"]
+    if model_id is None:
+        model = work / "model"
+        notes = ["holds its own copy of the model", *_stage_model(source, model, {}, None)]
+    staged = stage_space(model, work / "staged", model_id=model_id, revision=model_revision)
+    say(f"staged the demo with its examples and index: {_num_files(staged)} files")
+    notes += _passed(refuse_problems(find_problems(staged), accepted, what="Space"))
     say("checked: no credentials, personal data, local paths or pickles")
-    model = f"loads {model_id}" if model_id else "holds its own copy of the model"
-    return Publication(files=_files_of(staged), message="Publish the demo by regionmed-publish", notes=(model, *notes))
+    files = _files_of(staged)  # what was checked, whatever a rehearsal may leave there
+    if is_rehearsed:
+        if model_id is None:
+            say(f"rehearsed without our packages: {rehearse(model).line()}")
+        say(rehearse_space(staged, None if model_id is None else model))
+    return Publication(files=files, message="Publish the demo by regionmed-publish", notes=tuple(notes))
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -141,6 +145,45 @@ def read_facts(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}; facts are lines such as `license: cc-by-4.0`.")
     return found
+
+
+def _check_source(source: Path, *, may_be_restricted: bool) -> None:
+    """None; ValueError where the folder holds no model of ours, a credential or a pickle, or may not be seen by all."""
+    if kind_of_folder(source) != OWN_KIND:
+        raise ValueError(f"{source} holds a model of another kind; give one that train/pretrain.py left in final/.")
+    refuse_problems([problem for problem in find_problems(source) if problem.rule in SOURCE_RULES], what="model")
+    training_data = _training_data(source)
+    if training_data is None or may_be_restricted:
+        return
+    closed = [f"{one.name} ({one.license_text})" for one in read_training_images(training_data).closed]
+    if closed:
+        raise ValueError(
+            f"{source} was trained on images that nobody may pass on as far as we know: {', '.join(closed)}; weights "
+            "can give away what they learnt from, and --public shows them to all. Leave --public out, or, if the "
+            "terms of these sources let you publish a model, add --allow-restricted."
+        )
+
+
+def _training_data(source: Path) -> dict[str, Any] | None:
+    """What training_data.json says; None where there is no such file."""
+    path = source / TRAINING_DATA_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _stage_model(source: Path, staged: Path, facts: Mapping[str, Any], results_file: Path | None) -> list[str]:
+    """Notes on what was changed; `staged` is then the flat folder of the model in `source`, and nothing else of it."""
+    results, cut = _results(results_file or source / RESULTS_FILE, is_needed=results_file is not None)
+    told, own_card = _facts_and_own_card(source)
+    known = {name: value for name, value in told.items() if name in load_facts()}
+    model, processor = (load_question_model if answers_questions(source) else load_model)(source)
+    given = {"results": results, "facts": {**known, **facts}, "training_data": _training_data(source)}
+    stage_flat_folder(model, processor, staged, **given)
+    notes = [f"the card says nothing of {name} any more" for name in sorted(set(told) - set(known))]
+    notes += [*cut, *_keep_golden(source, staged), *_keep_card(source, staged, results, own_card)]
+    left_out = _left_out(source, staged)
+    notes += [f"left out, since they are no part of a published model: {', '.join(left_out)}"] if left_out else []
+    notes += [] if results else ["no results: the card says that nothing was measured (regionmed-eval measures)"]
+    return notes
 
 
 def _results(path: Path, *, is_needed: bool) -> tuple[list[Result], list[str]]:
@@ -176,12 +219,25 @@ def _facts_and_own_card(source: Path) -> tuple[dict[str, Any], bool | None]:
 
 
 def _keep_golden(source: Path, staged: Path) -> list[str]:
-    """A note; the golden file of the source, where it has one, then lies in the staged folder."""
+    """A note; the golden file of the source, if it is about what is asked today, then lies in the staged folder.
+
+    ValueError where the processor no longer reads its picture and texts as it did.
+    """
+    now = "they were made now, so that they say nothing of earlier days"
     if not (source / GOLDEN_FILE).is_file():
-        return ["the folder had no golden outputs; they were made now, so that they say nothing of earlier days"]
-    read_golden(source / GOLDEN_FILE)
+        return [f"the folder had no golden outputs; {now}"]
+    brought, made = read_golden(source / GOLDEN_FILE), read_golden(staged / GOLDEN_FILE)
+    if _asked(brought) != _asked(made):
+        return [f"the folder's golden outputs were of another picture, other texts or other outputs; {now}"]
+    compare_inputs(made.inputs, brought)
     shutil.copyfile(source / GOLDEN_FILE, staged / GOLDEN_FILE)
     return []
+
+
+def _asked(golden: Golden) -> tuple[Any, ...]:
+    """What a golden file is about: its picture and boxes, its texts, the names of its inputs and outputs."""
+    seen = golden.image.shape, golden.image.numpy().tobytes(), golden.boxes.tolist()
+    return *seen, golden.texts, golden.region_texts, golden.question, set(golden.inputs), set(golden.outputs)
 
 
 def _keep_card(source: Path, staged: Path, results: Sequence[Result], is_own: bool | None) -> list[str]:
@@ -199,6 +255,10 @@ def _left_out(source: Path, staged: Path) -> list[str]:
     """The files at the top of the source that are not published, without hidden ones."""
     names = {path.name for path in source.iterdir() if not path.name.startswith((".", "__"))}
     return sorted(names - {path.name for path in staged.iterdir()})
+
+
+def _num_files(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.rglob("*"))
 
 
 def _passed(problems: Sequence[Any]) -> list[str]:

@@ -16,9 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .dataset_publication import prepare_dataset
-from .hub_push import DATASET, MODEL, SPACE, Pushed, Upload, check_access, check_target, push
+from .hub_push import DATASET, MODEL, SPACE, Pushed, Upload, check_access, check_target, push, some_of
 from .publications import Publication, prepare_model, prepare_space, read_facts
 from .render import load_facts
+from .space import check_model_on_hub
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +45,7 @@ def publish(options: argparse.Namespace, work: Path) -> Pushed | None:
     """
     _check_options(options)
     check_target(options.repo_id, create_pr=options.create_pr, tag=options.tag)
+    check_model_on_hub(options.model_id, options.model_revision)
     source = Path(options.folder)
     if not source.is_dir():
         raise ValueError(f"there is no folder {str(source)!r}; give the one that is to be published.")
@@ -82,7 +84,12 @@ def outcome(upload: Upload, pushed: Pushed, size: str) -> list[str]:
     else:
         seen = "private" if pushed.is_private else "public"
         lines = [f"Published: {pushed.url} ({seen}), commit {pushed.commit}, {size}."]
-    lines += [f"Removed, of an earlier publication: {', '.join(pushed.removed)}."] if pushed.removed else []
+    for said, names in (
+        ("Removed, of an earlier publication", pushed.removed),
+        ("Left there, being of others", pushed.kept),
+        ("Replaced, though it was of others (the commit before keeps it)", pushed.replaced),
+    ):
+        lines += [f"{said}: {some_of(names)}."] if names else []
     lines += [f"Tagged {upload.tag}."] if upload.tag else []
     at = f'"{upload.repo_id}", revision="{upload.tag or pushed.revision}"'
     if upload.repo_type == MODEL:
@@ -103,25 +110,20 @@ def outcome(upload: Upload, pushed: Pushed, size: str) -> list[str]:
 
 def _prepare(options: argparse.Namespace, source: Path, work: Path) -> Publication:
     """What is to be sent, by what it is."""
+    told = {"is_public": options.public, "allow_restricted": options.allow_restricted, "accepted": options.accept}
+    told |= {"say": _say}
     if options.what == DATASET:
-        return prepare_dataset(
-            source, options.repo_id, is_public=options.public, allow_restricted=options.allow_restricted,
-            accepted=options.accept, say=_say,
-        )  # fmt: skip
+        return prepare_dataset(source, options.repo_id, **told)
     if options.what == SPACE:
-        return prepare_space(
-            source, work, model_id=options.model_id, model_revision=options.model_revision, accepted=options.accept,
-            say=_say,
-        )  # fmt: skip
+        return prepare_space(source, work, model_id=options.model_id, model_revision=options.model_revision, **told)
     return prepare_model(
         source,
         options.repo_id,
         work,
         facts=read_facts(Path(options.facts)) if options.facts else {},
         results_file=Path(options.results) if options.results else None,
-        accepted=options.accept,
         pythons=[sys.executable, *options.python],
-        say=_say,
+        **told,
     )
 
 
@@ -129,7 +131,6 @@ def _check_options(options: argparse.Namespace) -> None:
     """None; ValueError for an option of another kind of publication."""
     for names, what in (
         (("python", "facts", "results"), MODEL),
-        (("allow_restricted",), DATASET),
         (("model_id", "model_revision"), SPACE),
     ):
         for name in names:
@@ -167,7 +168,8 @@ def _parser() -> argparse.ArgumentParser:
         "too, e.g. of an environment with another transformers; may be repeated")  # fmt: skip
     add("--facts", metavar="FILE", help=f"of a model: YAML with facts for the card ({', '.join(sorted(load_facts()))})")
     add("--results", metavar="FILE", help="of a model: a results.json to show in place of the folder's own")
-    add("--allow-restricted", action="store_true", help="of a dataset: also images that nobody may pass on")
+    add("--allow-restricted", action="store_true", help="of a dataset: also images that nobody may pass on, to a "
+        "private repository; of a model with --public: although it was trained on such")  # fmt: skip
     add("--model-id", metavar="ORG/NAME", help="of a space: the model's repository (default: the Space holds a copy)")
     add("--model-revision", metavar="REV", help="of a space: its tag or commit")
     add("--version", action="version", version=version("regionmed-clip"))

@@ -16,11 +16,13 @@ from safetensors import SafetensorError, safe_open
 from regionmed_clip.processing.corpus.phi_patterns import PHI_KINDS, find_phi
 
 from .leak_patterns import find_local_paths, find_secrets, holds_pickle
+from .picture_parts import PROFILE, telling_parts
 
 OWN_FOLDER = Path(__file__).resolve().parent
-PHI_PREFIX = "phi-"
+PHI_PREFIX, PROFILE_RULE = "phi-", "picture-profile"
 ACCEPTABLE = (
     "local-path",
+    PROFILE_RULE,
     *(f"{PHI_PREFIX}{kind}" for kind in PHI_KINDS),
 )  # a person may look at these and let them pass
 TEXT_SUFFIXES = frozenset(
@@ -32,10 +34,6 @@ OWN_TEXTS = frozenset({"LICENSE", "code_license.txt", "requirements.txt"})
 NOT_PERSONAL = frozenset({"url"})  # a card links to papers and data
 _HASH = re.compile(r"\b(?=[0-9a-f]*[a-f])[0-9a-f]{12,}\b|\b[0-9a-f]{32,}\b")
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-_HARMLESS_KEYS = frozenset(  # what Pillow tells of a picture's coding
-    "dpi gamma srgb transparency interlace aspect chromaticity icc_profile background loop duration timestamp jfif "
-    "jfif_version jfif_unit jfif_density progressive progression adobe adobe_transform".split()
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def refuse_problems(problems: Sequence[Problem], accepted: Sequence[str] = (), w
         lines = "\n".join(f"  {problem.line()}" for problem in refused)
         way_out = ""
         if any(problem.rule in ACCEPTABLE for problem in refused):
-            way_out = " Of personal data that you have looked at and found harmless, add --accept RULE."
+            way_out = " For what you have looked at and found harmless, add --accept RULE."
         raise ValueError(f"this {what} is not published; nothing was sent:\n{lines}\nRemove what they name.{way_out}")
     return [problem for problem in problems if problem.rule in accepted]
 
@@ -159,18 +157,20 @@ def _problems_of_tensors(path: Path, name: str) -> Iterator[Problem]:
 
 
 def _problems_of_picture(path: Path, name: str) -> Iterator[Problem]:
-    """A picture that cannot be read, and one that carries texts: names, dates, devices."""
+    """A picture that cannot be read, and one with parts that may hold texts: names, dates, devices."""
     try:
         with Image.open(path) as picture:
-            picture.load()  # a PNG may say more behind its pixels, and a cut file ends there
-            carried = sorted(str(key) for key in picture.info if key not in _HARMLESS_KEYS)
-            has_exif = bool(picture.getexif())
-    except (OSError, SyntaxError) as error:
+            picture.load()
+        carried = telling_parts(path.read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
         yield Problem("broken-file", name, f"is no whole picture ({error}); write it again")
         return
-    if carried or has_exif:
-        what = ", ".join([*carried, *(["exif"] if has_exif else [])])
-        yield Problem("picture-text", name, f"carries {what}, which may name people; save its pixels alone")
+    if PROFILE in carried:
+        reason = f"carries a {PROFILE}, which may name a screen or a person; convert it to sRGB and save it without"
+        yield Problem(PROFILE_RULE, name, reason)
+    texts = ", ".join(part for part in carried if part != PROFILE)
+    if texts:
+        yield Problem("picture-text", name, f"carries {texts}, which may name people; save its pixels alone")
 
 
 def _problems_of_results(path: Path, name: str) -> Iterator[Problem]:

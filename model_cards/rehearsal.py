@@ -1,7 +1,8 @@
-"""Rehearses a flat folder before it is published: in a process that has nothing of ours, by any interpreter."""
+"""Rehearses a model or a Space before it is published: in a process that has nothing of ours."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -30,16 +31,39 @@ class Rehearsal:
 
 
 def rehearse(folder: Path, python: str = sys.executable) -> Rehearsal:
-    """The outcome of `python -I`, offline, with empty caches, without a token, our packages and all others hidden.
+    """What `python -I` did with a model's flat folder; offline, without token and caches, all others' packages hidden.
 
     Raises:
         ValueError: the interpreter is none, golden outputs differ, or something does not load; with the reason.
     """
+    return Rehearsal(python, _run(python, "model", folder))
+
+
+def rehearse_space(folder: Path, model_folder: Path | None = None) -> str:
+    """One line on what the page of a Space showed in such a process, or on why it could not be asked: no gradio.
+
+    Args:
+        folder: of the Space.
+        model_folder: of the model, where the Space holds no copy of it.
+
+    Raises:
+        ValueError: the page cannot be built or does not answer; with the reason.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        return "not rehearsed: gradio is not installed; pip install -e '.[demo]'"
+    chosen = {} if model_folder is None else {"REGIONMED_MODEL": str(model_folder.absolute())}
+    told = _run(sys.executable, "space", folder, **chosen)
+    return f"rehearsed without our packages: the page reads {told['labels'][0]!r}, shows a heat map, and searches"
+
+
+def _run(python: str, what: str, folder: Path, **variables: str) -> dict[str, Any]:
+    """What bare_rehearsal.py tells of the folder; ValueError where it fails."""
     with tempfile.TemporaryDirectory(prefix="regionmed-rehearsal-") as empty:
         environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         environment |= {"HOME": empty, "HF_HOME": f"{empty}/hf", "HF_MODULES_CACHE": f"{empty}/modules"}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        command = [python, "-I", "-B", str(SCRIPT), str(folder)]  # -B: no byte code, which names paths, in the folder
+        environment |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{empty}/files", **variables}
+        command = [python, "-I", "-B", str(SCRIPT), what, str(folder)]  # -B: no byte code, which names paths, in it
         try:
             run = subprocess.run(
                 command, cwd=empty, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
@@ -57,4 +81,4 @@ def rehearse(folder: Path, python: str = sys.executable) -> Rehearsal:
             f"the rehearsal in a bare process of {python} failed, and so would a stranger's: {lines[-1]} Nothing was "
             "published."
         )
-    return Rehearsal(python, json.loads(run.stdout.strip().splitlines()[-1]))
+    return json.loads(run.stdout.strip().splitlines()[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 
 from regionmed_clip.eval.saved_models import OWN_KIND, kind_of_folder, load_model
+from regionmed_clip.model_cards.hub_push import check_repo_id
 from regionmed_clip.model_cards.stage import put_in_place
 from regionmed_clip.processing.corpus.phantoms.study import MODALITIES, draw_phantom
 from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
@@ -29,6 +31,7 @@ TILE_MARGIN = 0.6  # of the longer side of a region, shown around it
 CHECK_TEXT = "pulmonary nodule"  # its embedding tells the demo whether index and model belong together
 MAX_LOOKED_AT = 2000  # phantoms, for the examples
 BATCH_SIZE = 32
+REVISION = re.compile(r"(?:refs/pr/\d+|[A-Za-z0-9][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_.-]+)*)")
 
 
 def stage_space(
@@ -46,20 +49,19 @@ def stage_space(
     the validation split as this model embeds them; and space.json, which says where the model is.
 
     Args:
-        model_folder: a flat folder as `stage_flat_folder` leaves it. Nothing of its own code is run.
+        model_folder: a flat folder fresh from `stage_flat_folder`, for it is copied whole. None of its code is run.
         folder: of the Space; one that is there is replaced.
         model_id: ORG/NAME under which the Hub has this model; None: it is copied to model/ of the Space.
         revision: of `model_id`.
         num_index_images: how many phantoms give their regions to the index.
 
     Raises:
-        ValueError: no model of ours in `model_folder`, or a revision without a model_id.
+        ValueError: no model of ours in `model_folder`, or what `check_model_on_hub` refuses.
     """
     model_folder, folder = Path(model_folder), Path(folder).absolute()
     if kind_of_folder(model_folder) != OWN_KIND:
         raise ValueError(f"{model_folder} holds a model of another kind; the demo needs a RegionMedClipModel's folder.")
-    if revision is not None and model_id is None:
-        raise ValueError(f"revision is {revision!r} without a model_id; name the model on the Hub, or leave it out.")
+    check_model_on_hub(model_id, revision)
     if num_index_images < 1:
         raise ValueError(f"num_index_images is {num_index_images}; it must be at least 1.")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -76,6 +78,16 @@ def stage_space(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def check_model_on_hub(model_id: str | None, revision: str | None) -> None:
+    """None; ValueError for an id that is no ORG/NAME, a revision that is none, or one without an id."""
+    if model_id is not None:
+        check_repo_id(model_id)
+    if revision is not None and model_id is None:
+        raise ValueError(f"revision is {revision!r} without a model_id; name the model on the Hub, or leave it out.")
+    if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
+        raise ValueError(f"revision {revision!r} of {model_id} is none; it must be a tag, a branch or a commit.")
 
 
 def _copy_demo(folder: Path, model_id: str | None) -> None:

@@ -65,6 +65,7 @@ def stage_flat_folder(
         answers = {"num_answers": model.config.num_labels} if is_answering(model) else {}
         images = {} if training_data is None else {"training_data": training_data}
         found = {**_add_examples(temporary), "custom_tasks": list(pipelines_of(model))}
+        found["window"] = processor.image_processor.window
         facts = {**answers, **(facts or {}), **images, **found}
         add_shipped_files(temporary, {**load_facts(), **facts}["license"])
         _write_card(temporary, results, facts)

@@ -9,6 +9,8 @@ from transformers.image_utils import load_image
 from .towers import max_text_length
 
 WEB_ADDRESSES = ("http://", "https://")
+SAVED = "saved"  # the window that was saved with the processor
+CHOSEN = {"window": None, "frame_index": None, "slice_index": None}  # for the processor, of what `pictures_of` gives
 
 
 def is_several(image: Any) -> bool:
@@ -20,6 +22,25 @@ def loaded(image: Any, timeout: float | None) -> Any:
     """The image, fetched if it is a web address; files are left to the processor, which reads DICOM and NIfTI too."""
     is_address = isinstance(image, str) and image.startswith(WEB_ADDRESSES)
     return load_image(image, timeout=timeout) if is_address else image
+
+
+def image_settings(window: Any, timeout: float | None) -> dict[str, Any]:
+    """`window` and `timeout`, those that are given."""
+    is_saved = isinstance(window, str) and window == SAVED
+    return ({} if is_saved else {"window": window}) | ({} if timeout is None else {"timeout": timeout})
+
+
+def pictures_of(processor: Any, images: list[Any], window: Any, timeout: float | None) -> list[Any]:
+    """The images as 8-bit pictures, as the model is shown them.
+
+    Args:
+        processor: with `image_processor`.
+        images: anything that it reads, or web addresses.
+        window: which measured values are black to white, see the image processor; SAVED: as saved with it.
+        timeout: seconds to wait for an image from the web.
+    """
+    worker = processor.image_processor.with_overrides(**image_settings(window, None))
+    return [worker.picture(loaded(image, timeout), f"image {i}") for i, image in enumerate(images)]
 
 
 def encoded_whole(processor: Any, text_model: Any, texts: list[str], what: str) -> dict[str, Tensor]:

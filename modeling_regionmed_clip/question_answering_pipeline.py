@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from .pipeline_inputs import as_corners, encoded_whole, is_several, loaded
+from .pipeline_inputs import CHOSEN, SAVED, as_corners, encoded_whole, image_settings, is_several, pictures_of
 
 ASK_KEYS = ("image", "question", "boxes")
 
@@ -48,6 +48,8 @@ class VisualQuestionAnsweringPipeline(Pipeline):
             regions: "proposed" looks for regions by itself; not together with boxes.
             top_k: how many answers; 5 by default, and no more than the model knows.
             return_attention: whether to say what share each region had in the answer.
+            window: which measured values are black to white, see the image processor; "saved" by default: as saved with
+                it. None for 8-bit pictures where a window was saved.
             batch_size: questions in one forward pass; 1 by default. An image that several of them ask of is seen once.
             timeout: seconds to wait for an image from the web.
 
@@ -80,42 +82,42 @@ class VisualQuestionAnsweringPipeline(Pipeline):
         top_k: int | None = None,
         regions: str | None = None,
         return_attention: bool | None = None,
+        window: Any = SAVED,
         timeout: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if regions not in (None, "proposed"):
             raise ValueError(f"regions is {regions!r}; it is 'proposed' or left out. To give regions, give boxes.")
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k is {top_k!r}; it must be a whole number of at least 1.")
-        prepare = {"regions": regions, "timeout": timeout, "return_attention": return_attention}
-        show = {"top_k": top_k, "return_attention": return_attention}
-        return tuple(
-            {name: value for name, value in settings.items() if value is not None}
-            for settings in (prepare, {"regions": regions}, show)
-        )
+        forward = {} if regions is None else {"regions": regions}
+        told = {} if return_attention is None else {"return_attention": return_attention}
+        show = told if top_k is None else {**told, "top_k": top_k}
+        return {**forward, **told, **image_settings(window, timeout)}, forward, show
 
     def preprocess(
         self,
         input_: tuple[dict[str, Any], ...],
         regions: str | None = None,
-        timeout: float | None = None,
         return_attention: bool = False,
+        window: Any = SAVED,
+        timeout: float | None = None,
     ) -> dict[str, Any]:
         """The tensors of the model for some asks, each image once; with `return_attention` also `geometries`."""
         for ask in input_:
             _check_ask(ask, regions)
-        images = [loaded(ask["image"], timeout) for ask in input_]
+        pictures = pictures_of(self.processor, [ask["image"] for ask in input_], window, timeout)
         regions_of_asks = [ask.get("boxes") for ask in input_]
         given = {} if all(boxes is None for boxes in regions_of_asks) else {"boxes": regions_of_asks}
         text_model, questions = self.model.regionmed_clip.text_model, [ask["question"] for ask in input_]
         tensors = encoded_whole(self.processor, text_model, questions, "question")
-        tensors |= dict(self.processor(images=images, **given))
+        tensors |= dict(self.processor(images=pictures, **CHOSEN, **given))
         places = [id(ask["image"]) for ask in input_]
         seen_first = [places.index(place) for place in dict.fromkeys(places)]  # the row where each image comes first
         row_of = {places[first]: row for row, first in enumerate(seen_first)}
         tensors["pixel_values"] = tensors["pixel_values"][seen_first].to(self.dtype)
         tensors["image_index"] = torch.tensor([row_of[place] for place in places])
         if return_attention:
-            tensors["geometries"] = [geometry for _, geometry in self.processor.image_processor.frame_all(images)]
+            tensors["geometries"] = self.processor.geometries([picture.size[::-1] for picture in pictures])
         return tensors
 
     def _forward(self, input_tensors: dict[str, Any], regions: str | None = None) -> dict[str, Any]:

@@ -12,10 +12,9 @@ import torch
 from transformers import Pipeline
 
 from .outputs_regionmed_clip import PhraseGrounding, RegionMedClipOutput
-from .pipeline_inputs import as_corners, encoded_whole, is_several, loaded
+from .pipeline_inputs import CHOSEN, SAVED, as_corners, encoded_whole, image_settings, is_several, pictures_of
 
 REGION_KINDS = ("boxes", "masks", "points")
-SAVED = "saved"  # the window that was saved with the processor
 
 
 class _RegionPipeline(Pipeline):
@@ -75,9 +74,7 @@ class _RegionPipeline(Pipeline):
         self, asks: tuple[dict[str, Any], ...], labels: list[str], template: str, window: Any, timeout: float | None
     ) -> dict[str, Any]:
         """The tensors of the texts, the pictures that the model is shown, and how to read them."""
-        changes = {} if isinstance(window, str) and window == SAVED else {"window": window}
-        worker = self.processor.image_processor.with_overrides(**changes)
-        pictures = [worker.picture(loaded(ask["image"], timeout), f"image {i}") for i, ask in enumerate(asks)]
+        pictures = pictures_of(self.processor, [ask["image"] for ask in asks], window, timeout)
         texts = [template.replace("{}", label) for label in labels]
         encoded = encoded_whole(self.processor, self.model.text_model, texts, "candidate label")
         target_sizes = [(picture.height, picture.width) for picture in pictures]
@@ -85,7 +82,7 @@ class _RegionPipeline(Pipeline):
 
     def _shown(self, pictures: list[Any], **regions: Any) -> dict[str, Any]:
         """The tensors of pictures that have been read already, and of their regions."""
-        tensors = dict(self.processor(images=pictures, window=None, frame_index=None, slice_index=None, **regions))
+        tensors = dict(self.processor(images=pictures, **CHOSEN, **regions))
         tensors["pixel_values"] = tensors["pixel_values"].to(self.dtype)
         return tensors
 
@@ -145,7 +142,7 @@ class RegionClassificationPipeline(_RegionPipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if regions not in (None, "proposed"):
             raise ValueError(f"regions is {regions!r}; it is 'proposed' or left out. To give regions, give boxes.")
-        prepare = _text_settings(candidate_labels, hypothesis_template) | _image_settings(window, timeout)
+        prepare = _text_settings(candidate_labels, hypothesis_template) | image_settings(window, timeout)
         prepare |= {} if box_format is None else {"box_format": box_format}
         prepare |= {} if regions is None else {"regions": regions}
         return prepare, {}, {} if top_k is None else {"top_k": _whole(top_k, "top_k")}
@@ -246,7 +243,7 @@ class RegionGroundingPipeline(_RegionPipeline):
         window: Any = SAVED,
         timeout: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        prepare = _text_settings(candidate_labels, hypothesis_template) | _image_settings(window, timeout)
+        prepare = _text_settings(candidate_labels, hypothesis_template) | image_settings(window, timeout)
         show = {"threshold": threshold, "source": source, "box_threshold": box_threshold, "heat_share": heat_share}
         show["max_boxes"] = None if top_k is None else _whole(top_k, "top_k")
         return prepare, {}, {name: value for name, value in show.items() if value is not None}
@@ -322,12 +319,6 @@ def _text_settings(candidate_labels: Any, hypothesis_template: str | None) -> di
             raise ValueError(f"hypothesis_template is {hypothesis_template!r}; it must hold {{}}, for the label.")
         found["hypothesis_template"] = hypothesis_template
     return found
-
-
-def _image_settings(window: Any, timeout: float | None) -> dict[str, Any]:
-    """`window` and `timeout`, those that are given."""
-    is_saved = isinstance(window, str) and window == SAVED
-    return ({} if is_saved else {"window": window}) | ({} if timeout is None else {"timeout": timeout})
 
 
 def _whole(number: Any, name: str) -> int:

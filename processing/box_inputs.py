@@ -110,12 +110,14 @@ def _number_rows(values: Any, num_columns: int, what: str, image_index: int) -> 
     for j, row in enumerate(rows):
         try:
             numbers = to_numpy(row)
-            numbers = numbers.astype(np.float64) if numbers.dtype.kind in "iufO" else np.empty(0)
-        except (TypeError, ValueError):
+            has_truth = isinstance(row, Sequence) and any(isinstance(one, (bool, np.bool_)) for one in row)
+            is_numeric = numbers.dtype.kind in "iufO" and not has_truth
+            numbers = numbers.astype(np.float64) if is_numeric else np.empty(0)
+        except (TypeError, ValueError, OverflowError):  # the last of a whole number that no float64 can hold
             numbers = np.empty(0)
         if numbers.shape != (num_columns,):
             raise ValueError(
-                f"image {image_index}, region {j}: {what} {row!r} must be {num_columns} numbers. Give one list of "
+                f"image {image_index}, region {j}: {what} {row!r:.200} must be {num_columns} numbers. Give one list of "
                 f"{num_columns}-number {plural} per image."
             )
         checked.append(numbers)

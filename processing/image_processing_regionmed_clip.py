@@ -178,7 +178,14 @@ class RegionMedClipImageProcessor(PilBackend):
             image: anything `medical_image.decode_image` reads.
             name: what messages call it.
         """
-        picture = self.picture(image, name)
+        return self.frame_picture(self.picture(image, name))
+
+    def frame_picture(self, picture: Image.Image) -> tuple[np.ndarray, FrameGeometry]:
+        """What `frame` gives for a picture that is as the model shall see it: window, frame and slice are chosen.
+
+        Args:
+            picture: 8-bit PIL image of mode "L" or "RGB", upright, as `picture` gives it.
+        """
         geometry = self.geometry_for(*picture.size)
         if geometry.resized != picture.size:
             picture = picture.resize(geometry.resized, resample=self.resample)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+LARGEST_WHOLE = 2**53  # up to which float64 holds every whole number
 ROUNDING_PIXELS = 1.0  # by so much annotation tools let an outline stick out of its image
 _FIRST_CHARACTER, _VALUE_BITS, _SIGN_BIT, _MORE_BIT = 48, 0x1F, 0x10, 0x20  # of a character of compressed counts
 _MAX_CHARACTERS = 7  # 35 bits: no run of a readable image needs more
@@ -100,7 +101,9 @@ def fill_polygons(polygons: Iterable[Sequence[float]], width: int, height: int, 
     for given in polygons:
         polygon = given.tolist() if isinstance(given, np.ndarray) else given
         is_flat = isinstance(polygon, Sequence) and all(
-            isinstance(value, int | float) and not isinstance(value, bool) for value in polygon
+            isinstance(value, float)
+            or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_WHOLE)
+            for value in polygon
         )
         if not is_flat or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 from .image_errors import DECODE_ERRORS
 from .mask_codes import fill_polygons, mask_of_counts, whole_numbers
 from .region_boxes import to_numpy
+from .tiff_directories import check_tiff
 
 PICTURE_TYPES = (Image.Image, str, Path, bytes, bytearray)
 NUMERIC_MODES = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -182,9 +183,12 @@ def _open_picture(source: Any, item: str) -> Image.Image:
                 f"{name} is not a file; a path must name one picture on this machine. Of run lengths, give the whole "
                 '{"size": ..., "counts": ...}.'
             )
+    source = BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
     try:
-        stream = BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
-        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(stream) as picture:
+        if not isinstance(source, Image.Image):
+            with nullcontext(source) if isinstance(source, BytesIO) else open(source, "rb") as stream:
+                check_tiff(stream, item)
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as picture:
             num_frames = getattr(picture, "n_frames", 1)
             picture.load()
             upright = ImageOps.exif_transpose(picture)  # a copy, also where nothing is turned

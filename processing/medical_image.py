@@ -40,6 +40,7 @@ from .intensity_windows import (
     unit_levels,
 )
 from .nifti_slice import is_nifti_image, is_nifti_path, nifti_picture
+from .tiff_directories import check_tiff
 
 NUMERIC_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 UNIT_OVERSHOOT = 0.05
@@ -108,6 +109,8 @@ def decode_image(
     if is_dicom_dataset(source):
         return dicom_picture(source, f"{name} (a DICOM dataset)", choice.windows, frame_index)
     if isinstance(source, Image.Image):
+        if source.format == "TIFF" and getattr(source, "fp", None):  # not decoded yet
+            check_tiff(source.fp, name)
         return _from_pil(source, name, choice)
     if isinstance(source, (np.ndarray, torch.Tensor)):
         chosen_index(frame_index, 1, name, things="frames", option="frame_index")
@@ -170,6 +173,7 @@ def _from_nifti(source: Any, name: str, choice: _Choice) -> Image.Image:
 
 def _from_stream(stream: Any, item: str, choice: _Choice) -> Image.Image:
     """The picture in an open binary stream."""
+    check_tiff(stream, item)
     with _decoding(item, "cannot be read as a picture"):
         image = Image.open(stream)
     return _from_pil(image, item, choice)
@@ -210,6 +214,9 @@ def _decoded_frame(image: Image.Image, index: int | None) -> tuple[Image.Image, 
     if is_moved:
         image.seek(index)
     try:
+        limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size  # Pillow looks at the first frame's alone
+        if is_moved and limit is not None and width * height > limit:
+            raise Image.DecompressionBombError(f"frame {index} has {width} x {height} pixels")
         image.load()
         is_numeric = image.mode in NUMERIC_MODES  # Pillow inverts the 8-bit modes itself
         is_white_zero = is_numeric and getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == 0

@@ -3,6 +3,8 @@
 import builtins
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -52,6 +54,19 @@ def real_data_folder() -> Path:
     if not (REAL_DATA_FOLDER / "README.md").is_file():
         pytest.skip(f"no real development data at {REAL_DATA_FOLDER}; set REGIONMED_REAL_DATA to its folder")
     return REAL_DATA_FOLDER
+
+
+@pytest.fixture(scope="session")
+def smoke_model_folder(tmp_path_factory) -> Path:
+    """final/ of a run of the smoke recipe: that in REGIONMED_SMOKE_MODEL, or one trained here, in about 20 s."""
+    given = os.environ.get("REGIONMED_SMOKE_MODEL")
+    if given:
+        return Path(given)
+    output_dir = tmp_path_factory.mktemp("smoke") / "run"
+    command = [sys.executable, "train/pretrain.py", "--recipe", "train/recipes/smoke.yaml", "--output_dir"]
+    run = subprocess.run([*command, str(output_dir)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-4000:]
+    return output_dir / "final"
 
 
 @pytest.fixture

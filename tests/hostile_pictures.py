@@ -45,6 +45,23 @@ def tiff_with_a_large_tile(side: int = 8192) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + packed + struct.pack("<I", 0) + tile
 
 
+def tiff_of_directories(following: list[int | None], sizes: dict[int, tuple[int, int]] | None = None) -> bytes:
+    """A TIFF with a page of 1 x 1 pixels, or of the `sizes` it claims, a directory; None follows the last directory."""
+    content, num_bytes = b"II*\0" + struct.pack("<I", 16) + bytes(8), 2 + 12 * 8 + 4
+    for page, then in enumerate(following):
+        width, height = (sizes or {}).get(page, (1, 1))
+        entries = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (273, 8), (278, height), (279, 1)]
+        content += struct.pack("<H", 8) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+        content += struct.pack("<I", 0 if then is None else 16 + num_bytes * then)
+    return content
+
+
+def tiff_that_names_gigabytes() -> bytes:
+    """A TIFF of 340 kB whose directory names the same 100 kB again and again, as the data of 20,000 tags."""
+    entries = b"".join(struct.pack("<HHII", 40_000 - i, 1, 100_000, 8) for i in range(20_000))
+    return b"II*\0" + struct.pack("<I", 100_008) + bytes(100_000) + struct.pack("<H", 20_000) + entries + bytes(4)
+
+
 def gif_of_a_huge_screen() -> bytes:
     """A GIF that claims 65535 x 65535 pixels and holds none."""
     screen = struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)

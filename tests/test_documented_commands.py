@@ -1,7 +1,8 @@
-"""Every command in a fenced block of README and docs is one that its program accepts."""
+"""Every command in a fenced block of README, docs and notebooks is one that its program accepts."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -18,7 +19,11 @@ from regionmed_clip.train.arguments import parse_command_line
 from regionmed_clip.train.vqa_recipe import parse_vqa_command_line
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")),
+)
 SUBSTITUTION = re.compile(r"\$\(.*?\)")
 WHAT_FOLLOWS = re.compile(r"\s+(?:#|&$).*")
 PROGRAMS = {
@@ -32,10 +37,18 @@ PROGRAMS = {
 }
 
 
+def text_of(page: Path) -> str:
+    """The page as Markdown; of a notebook its Markdown cells."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return text
+    return "\n".join("".join(c["source"]) + "\n" for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+
+
 def documented_commands() -> Iterator[tuple[str, str, str]]:
     """(page, program, its arguments) of every command line in a fenced block."""
     for page in PAGES:
-        blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
         for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
             for part in SUBSTITUTION.sub("", line).split("&&"):
                 for program in PROGRAMS:
@@ -48,6 +61,7 @@ COMMANDS = list(documented_commands())
 
 def test_commands_of_every_program_are_found():
     assert {program for _, program, _ in COMMANDS} == set(PROGRAMS)
+    assert ("own_data.ipynb", "regionmed-eval") in {command[:2] for command in COMMANDS}
     assert ("training.md", "regionmed-corpus") in {command[:2] for command in COMMANDS}
 
 

@@ -131,7 +131,7 @@ def _text_fields(texts: ImageTexts, *, has_caption: bool) -> dict[str, Any]:
 
 def sample_from_example(example: Mapping[str, Any], image_processor: RegionMedClipImageProcessor) -> StoredSample:
     """The sample that an example of the corpus gives, its image decoded, windowed and brought into the frame."""
-    frame, geometry = image_processor.frame(shown_image(example), example["image_id"])
+    frame, geometry = image_processor.frame_picture(shown_image(example))
     regions = example["regions"]
     boxes = np.asarray([region["box"] for region in regions], dtype=np.float64).reshape(-1, 4)
     return StoredSample(

@@ -78,7 +78,7 @@ def _row_as_given(example: dict[str, Any], image_processor: RegionMedClipImagePr
 
 
 def _row(example: Mapping[str, Any], image_processor: RegionMedClipImageProcessor, *, derived: bool) -> dict[str, Any]:
-    frame, geometry = image_processor.frame(shown_image(example), example["image_id"])
+    frame, geometry = image_processor.frame_picture(shown_image(example))
     pixel = np.asarray([region["box"] for region in example["regions"]], dtype=np.float64).reshape(-1, 4)
     questions = [
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -52,11 +53,13 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def write_report(path: Path | None, report: dict[str, Any]) -> None:
-    """Nothing; prints the report as JSON and writes it to `path` if one is given."""
+    """Nothing; prints the report as JSON and writes it to `path` if one is given, whole or not at all."""
     text = json.dumps(report, indent=2)
     sys.stdout.write(text + "\n")
     if path is not None:
-        path.write_text(text + "\n", encoding="utf-8")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
 
 
 class _Watch(threading.Thread):

@@ -288,11 +288,14 @@ def _quiet() -> Iterator[None]:
 def _locked(work: Path, share: Share) -> Iterator[None]:
     """One launch at a time at an index: a lock of the operating system, which ends with its process however that ends.
 
-    After the block, where the index is finished or was never begun, OUTPUT.partial is gone.
+    After the block, where the index is finished or was never begun, OUTPUT.partial is gone. ValueError where something
+    of that name holds what no launch puts there; it is left as it is.
     """
     if not share.is_main:
         yield
         return
+    if work.exists() and not _is_own(work):
+        raise ValueError(f"{work} is there and is no unfinished index. Move it away, or name another --output.")
     work.mkdir(parents=True, exist_ok=True)
     with (work / LOCK_NAME).open("a") as file:
         try:
@@ -306,5 +309,16 @@ def _locked(work: Path, share: Share) -> Iterator[None]:
         try:
             yield
         finally:
-            if (work.with_suffix("") / MANIFEST_NAME).is_file() or not (work / PLAN_NAME).is_file():
+            is_over = (work.with_suffix("") / MANIFEST_NAME).is_file() or not (work / PLAN_NAME).is_file()
+            if is_over and _is_own(work):
+                for name in (PARTS, FINISHED):  # the plan goes last: by it the rest is known to be ours
+                    shutil.rmtree(work / name, ignore_errors=True)
                 shutil.rmtree(work)
+
+
+def _is_own(work: Path) -> bool:
+    """Whether there is a folder with nothing but what a launch puts there: parts not before the plan."""
+    if not work.is_dir():
+        return False
+    names = {path.name for path in work.iterdir() if not path.name.startswith(f".{PLAN_NAME}.")} - {LOCK_NAME}
+    return not names or (PLAN_NAME in names and names <= {PLAN_NAME, PARTS, FINISHED})

@@ -27,7 +27,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy")
 def identify(model: Any, processor: Any, device: str | torch.device) -> dict[str, Any]:
     """ "weights", their hash; "embedded": unit embeddings of the test "image", "region" and "text" as lists; for the
     record "libraries" and "device"."""
-    inputs = processor(images=[_test_image()], boxes=[[list(TEST_BOX)]])
+    inputs = processor(images=[_test_image()], boxes=[[list(TEST_BOX)]], window=None)  # of 8 bits: no window
     with evaluating(model):
         output = model(**{name: value.to(device) for name, value in inputs.items()})
     embedded = {

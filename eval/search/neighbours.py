@@ -103,14 +103,18 @@ def tune(index: Any, blocks: Blocks, queries: Mapping[str, np.ndarray]) -> list[
 
 
 def recall_of(exact_scores: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> float:
-    """Mean share of the exact neighbours that were found; one as near as the furthest of them counts as one of them.
+    """Mean share of the exact neighbours that were found; arguments as of `are_neighbours`."""
+    return float(are_neighbours(exact_scores, scores, rows).mean())
+
+
+def are_neighbours(exact_scores: np.ndarray, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(Q, k) bool: which of what was found is one of the exact neighbours, or as near as the furthest of them.
 
     Args:
-        exact_scores: (Q, k) cosines of the exact neighbours, best first. scores, rows: (Q, k) what was found; row -1:
-            nothing.
+        exact_scores: (Q, k) cosines of the exact neighbours, best first.
+        scores, rows: (Q, k) what was found; row -1: nothing.
     """
-    is_found = (scores >= exact_scores[:, -1:] - TIE) & (rows >= 0)
-    return float(is_found.sum(axis=1).mean() / exact_scores.shape[1])
+    return ((scores >= exact_scores[:, -1:] - TIE) & (rows >= 0))[:, : exact_scores.shape[1]]
 
 
 def search_graph(index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

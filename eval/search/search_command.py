@@ -29,6 +29,7 @@ from regionmed_clip.eval.tasks.sharing import join_launch
 from regionmed_clip.processing.corpus.data_spec import FORMS
 
 IMAGE_SETTINGS = ("window", "frame_index", "slice_index", "slice_axis")
+NO_WINDOW = "none"  # of --window: the image as it is, where a window was saved with the model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        message = str(error).replace("window=None in the call", f"--window {NO_WINDOW}")
+        parser.exit(2, f"{parser.prog}: error: {message}\n")
     return 0
 
 
@@ -63,6 +65,8 @@ def _run_query(options: argparse.Namespace) -> None:
     device = join_launch(options.device)[1]
     searcher = Searcher(index, *load_model(options.model, device), device)
     settings = {name: getattr(options, name) for name in IMAGE_SETTINGS if getattr(options, name) is not None}
+    if settings.get("window") == NO_WINDOW:
+        settings["window"] = None
     hits = searcher.search(
         options.image,
         options.box,
@@ -144,7 +148,7 @@ def _add_query_options(query: argparse.ArgumentParser) -> None:
     add("--exact", action="store_true", help="look at all rows instead of walking the graph")
     add("--json", action="store_true", help="everything the index says of each hit, as JSON")
     add("--device", default="auto", help="cpu, cuda, ...; auto (default): the fastest there is")
-    add("--window", help='of CT: "lung", "bone", ...; see docs/images.md')
+    add("--window", help=f'of CT: "lung", "bone", ... (docs/images.md); "{NO_WINDOW}" for 8-bit pictures')
     add("--frame-index", type=int, help="of a file with several frames which, from 0")
     add("--slice-index", type=int, help="of a NIfTI volume which slice, from 0")
     add("--slice-axis", help="of a NIfTI volume: axial, coronal or sagittal")

@@ -34,11 +34,13 @@ class PreparedExample:
         if isinstance(example, KeptExample) and not has_crops:
             return example.prepared
         image = shown_image(example)
-        frame, geometry = image_processor.frame(image)
+        frame, geometry = image_processor.frame_picture(image)
         pixel = np.array([region["box"] for region in example["regions"]], dtype=np.float32).reshape(-1, 4)
         boxes, is_visible = clip_to_frame(np.asarray(geometry.boxes_to_frame_fractions(pixel), dtype=np.float32))
         regions = [region for region, keep in zip(example["regions"], is_visible, strict=True) if keep]
-        crops = [image_processor.frame(_crop(image, region["box"]))[0] for region in regions] if has_crops else []
+        crops = (
+            [image_processor.frame_picture(_crop(image, region["box"]))[0] for region in regions] if has_crops else []
+        )
         return cls(example, np.asarray(frame), regions, boxes[is_visible], crops, is_visible)
 
     def colour_size(self) -> np.ndarray:

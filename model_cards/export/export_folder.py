@@ -27,6 +27,7 @@ from regionmed_clip.eval.saved_models import load_model
 from regionmed_clip.eval.tasks.revision import weights_revision
 from regionmed_clip.model_cards.export.graph_paths import PATHS, GraphPath
 from regionmed_clip.model_cards.export.graphs import (
+    graph_files,
     import_onnx,
     open_onnx,
     open_torch_export,
@@ -109,7 +110,12 @@ def _fill(folder: Path, settings: ExportSettings, model: Any, processor: Any, in
         "format": settings.format,
         "hardware": f"{describe_hardware()}; all of this on the CPU",
         "threads": torch.get_num_threads(),
-        "inputs": {"source": inputs.source, "images": len(inputs.pictures), "texts": len(inputs.texts)},
+        "inputs": {
+            "source": inputs.source,
+            "images": len(inputs.pictures),
+            "texts": len(inputs.texts),
+            "regions": int(inputs.tensors["region_mask"].sum()),
+        },
         "paths": {path.name: _export_path(folder, path, model, settings, inputs) for path in PATHS},
     }
     files = {path.name: path.name + SUFFIX_OF_FORMAT[settings.format] for path in PATHS}
@@ -138,7 +144,7 @@ def _export_path(
         write_torch_export(path, model, file)
         runners[TORCH_EXPORT] = open_torch_export(file)
     differences = largest_differences(path, runners["eager"], runners[settings.format], inputs)
-    entry: dict[str, Any] = {"file": file.name, "bytes": file.stat().st_size, "largest_difference": differences}
+    entry: dict[str, Any] = {"file": file.name, "bytes": _size(file), "largest_difference": differences}
     if max(differences.values()) > MAX_DIFFERENCE:
         raise ValueError(
             f"the graph of {path.name!r} differs from the model by {max(differences.values()):.1e}; at most "
@@ -162,12 +168,18 @@ def _export_int8(
     write_int8(graph, file)
     run = open_onnx(file, torch.get_num_threads())
     found = cosines(path, runners["eager"], run, inputs)
-    entry: dict[str, Any] = {"file": file.name, "bytes": file.stat().st_size, "cosine": found}
+    entry: dict[str, Any] = {"file": file.name, "bytes": _size(file), "cosine": found}
     if min(one["least"] for one in found.values()) >= LEAST_INT8_COSINE:
         runners["int8"] = run
         return entry
-    file.unlink()
+    for one in graph_files(file):
+        one.unlink()
     return entry | {"file": None, "left_out": f"a cosine lies below {LEAST_INT8_COSINE}"}
+
+
+def _size(graph: Path) -> int:
+    """Bytes of a graph, its weights included."""
+    return sum(file.stat().st_size for file in graph_files(graph))
 
 
 def _run_eager(path: GraphPath, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -201,6 +213,7 @@ def _settings_of(model: Any, processor: Any) -> dict[str, Any]:
             "shortest_edge": size.shortest_edge if is_source and not (size.width and size.height) else None,
             "crop_rounding": image.crop_rounding,
             "resample": int(image.resample),
+            "window": image.window,
             "scale": np.broadcast_to(factor / std, (3,)).tolist(),
             "shift": np.broadcast_to(-mean / std, (3,)).tolist(),
         },

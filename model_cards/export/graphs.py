@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from regionmed_clip.model_cards.export.graph_paths import GraphPath, sample_inpu
 
 SAMPLE_SIZES = (2, 3, 7)  # images (or texts), regions, tokens: none of them 1, which would be taken for fixed
 QUANTIZED_OPERATORS = ["MatMul", "Gemm"]  # with constant weights; nearly all there is to compute
+EXTERNAL_ABOVE_BYTES = 1_500_000_000  # of weights; a file in protobuf holds 2 GiB at most
 PARTS_OF_PATH = {  # the parts that a path does not pass through, which a graph need not carry
     "image": ("text_model", "text_projection", "roi_processor", "region_fusion", "proposal_head", "temperatures"),
     "text": ("vision_model", "visual_projection", "roi_processor", "region_fusion", "proposal_head", "temperatures"),
@@ -47,12 +49,14 @@ def bare_path(path: type[GraphPath], model: Any) -> GraphPath:
 
 
 def write_onnx(path: type[GraphPath], model: Any, file: Path) -> None:
-    """None; `file` is then a graph in ONNX, above 2 GB with its weights in a file of their own beside it."""
+    """None; `file` is then a graph in ONNX, its weights beside it where they are more than EXTERNAL_ABOVE_BYTES."""
     import_onnx()
+    bare = bare_path(path, model)
+    num_bytes = sum(tensor.nbytes for tensor in bare.state_dict().values())
     inputs = sample_inputs(path, model, *SAMPLE_SIZES)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            bare_path(path, model),
+            bare,
             inputs,
             input_names=list(path.inputs),
             output_names=list(path.outputs),
@@ -61,20 +65,32 @@ def write_onnx(path: type[GraphPath], model: Any, file: Path) -> None:
             verbose=False,
         )
     assert program is not None
-    program.save(file)
+    program.save(file, external_data=num_bytes > EXTERNAL_ABOVE_BYTES)
+
+
+def graph_files(file: Path) -> list[Path]:
+    """The file of a graph, and that of its weights where they lie beside it; ONNX finds it by its name."""
+    weights = file.with_name(f"{file.name}.data")
+    return [file, weights] if weights.exists() else [file]
 
 
 def write_int8(graph: Path, file: Path) -> None:
     """None; `file` is then the graph with 8-bit weights, a scale for each channel, and activations cut to 8 bits as
-    they come."""
+    they come; the weights lie beside it where those of `graph` do."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with _quiet(), tempfile.TemporaryDirectory(prefix="int8-") as work:
         made = Path(work) / file.name
         quantize_dynamic(
-            graph, made, per_channel=True, weight_type=QuantType.QInt8, op_types_to_quantize=QUANTIZED_OPERATORS
+            graph,
+            made,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=QUANTIZED_OPERATORS,
+            use_external_data_format=len(graph_files(graph)) > 1,
         )
-        file.write_bytes(made.read_bytes())
+        for one in graph_files(made):
+            shutil.move(one, file.with_name(one.name))
 
 
 def write_torch_export(path: type[GraphPath], model: Any, file: Path) -> None:

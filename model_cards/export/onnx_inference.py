@@ -7,8 +7,9 @@ prints how well each label fits the picture and the region in the box. As a libr
     model = OnnxModel("FOLDER")
     model.embed_images([image]); model.embed_texts(["left pleural effusion"]); model.embed_regions(image, [box])
 
-Pictures are of 8 bits; DICOM, 16-bit and volumes must be windowed to 8 bits first. Boxes are (x0, y0, x1, y1) in pixels
-of the picture as displayed, half-open. Not a medical device.
+Pictures are of 8 bits and shown as they are; DICOM, 16-bit and volumes must be windowed to 8 bits first, by the
+"window" of export.json where the model was saved with one. Boxes are (x0, y0, x1, y1) in pixels of the picture as
+displayed, half-open. Not a medical device.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class OnnxModel:
     def frame(self, picture: Image.Image) -> tuple[np.ndarray, Placement]:
         """(3, H, W) float32 pixel values of a picture, and how it lies in the frame."""
         frame = self.settings["image"]
-        picture = _as_levels(picture)
+        picture = _as_levels(picture, frame["window"])
         placement = _place(picture.size, frame)
         if placement.resized != picture.size:
             picture = picture.resize(placement.resized, resample=frame["resample"])
@@ -151,10 +152,11 @@ class OnnxModel:
         return tokenizer
 
 
-def _as_levels(picture: Image.Image) -> Image.Image:
-    """The picture upright, in mode "L" or "RGB", transparency over black."""
+def _as_levels(picture: Image.Image, window: Any) -> Image.Image:
+    """The picture upright, in mode "L" or "RGB", transparency over black; `window` is the model's, or None."""
     if picture.mode not in PICTURE_MODES:
-        raise ValueError(f"the picture has mode {picture.mode!r}, more than 8 bits; window it to 8 bits first.")
+        own = "" if window is None else f" (this model was saved with the window {window} of CT)"
+        raise ValueError(f"the picture has mode {picture.mode!r}, more than 8 bits; window it to 8 bits first{own}.")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("L", "RGB") and "transparency" not in picture.info:
         return picture

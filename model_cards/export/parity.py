@@ -57,7 +57,7 @@ def read_inputs(processor: Any, data: str, split: str) -> ParityInputs:
     texts = list(dict.fromkeys(texts))
     boxes = [[list(region.box) for region in record.regions] for record in records]
     pictures = [record.image for record in records]
-    batch = processor(images=pictures, boxes=boxes, text=texts)
+    batch = processor(images=pictures, boxes=boxes, text=texts, window=None)  # as the program shows them
     tensors = {name: value for name, value in batch.items() if name != "region_coverage"}
     return ParityInputs(tensors, pictures, texts, f"{corpus.revision}, split {split}")
 

@@ -82,6 +82,7 @@ def write_whole(path: Path, text: str, work: Path) -> None:
 def _about(spec: SourceSpec, source: Source) -> dict[str, Any]:
     """What a reader must know of a source."""
     about = about_source(spec.name)
+    notes = getattr(source, "notes", "")  # of a jsonl source
     return {
         "name": source.name,
         "kind": spec.name,
@@ -90,6 +91,7 @@ def _about(spec: SourceSpec, source: Source) -> dict[str, Any]:
         "access": about.access,
         "revision": source.revision,
         "options": shown_options(spec),
+        **({"notes": notes} if notes else {}),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from dicom_fixtures import write_dicom
 from PIL import Image
 
 
@@ -73,6 +75,29 @@ def test_a_file_of_several_frames_waits_for_its_number(answers, visit, tmp_path)
     assert "Frame or slice&quot; under Options, 0 to 1" in note
     opened = answers.reopen(waiting, "as the file says", 1, "a\nb")[0]
     assert (opened.picture.size, opened.picture.getpixel((0, 0)), opened.example) == ((6, 5), (20, 20, 20), None)
+
+
+def test_windows_are_chosen_by_name_and_the_files_own_holds_at_first(answers):
+    assert answers.windows[:2] == ("as the file says", "lung")
+
+
+def test_a_models_own_window_is_chosen_at_first_and_reading_goes_on_with_what_is_shown(
+    answers, visit, tmp_path, monkeypatch
+):
+    own = answers.model._processor
+    monkeypatch.setattr(own, "image_processor", own.image_processor.with_overrides(window="lung"))
+    monkeypatch.setattr(answers.model, "window", "lung")
+    values = np.linspace(-1400, 400, 30 * 40).reshape(30, 40).astype(np.int16)
+    ct = write_dicom(tmp_path / "ct.dcm", values, Modality="CT", WindowCenter=50, WindowWidth=350)
+    chosen = answers.windows[0]
+    assert chosen == "the model's own"
+    opened = answers.open_upload(visit, str(ct), chosen, None, "a\nb")
+    assert "40 x 30 pixels through the window lung." in opened[-1]
+    lung = opened[0].picture
+    assert answers.reopen(opened[0], "as the file says", None, "a\nb")[0].picture.tobytes() != lung.tobytes()
+    cards = answers.read({"boxes": [[5, 5, 30, 20]], "selected": 0}, opened[0], "a\nb")[1]
+    assert cards.count("card-region") == 1
+    assert "Cosine of each patch" in answers.find(opened[0], "a nodule")[0]
 
 
 def test_options_without_an_upload_change_nothing(page, answers, visit):

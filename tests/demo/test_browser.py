@@ -206,3 +206,28 @@ def test_a_dicom_file_opens_and_a_broken_one_is_a_line_that_changes_nothing(open
         page.locator(".rc-thumb").nth(1).click()
         page.wait_for_selector(".rc-thumb:nth-child(2)[aria-pressed=true]")
         _wait_for_labels(page, page.locator(".card-region").count())
+
+
+def test_a_slice_of_a_ct_volume_is_chosen_and_windowed_under_options(open_page, tmp_path):
+    nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed (pip install 'regionmed-clip[dicom]')")
+    volume = np.full((40, 30, 3), -1000, dtype=np.int16)  # air, and in slice 2 a square of soft tissue
+    volume[10:20, 10:20, 2] = 50
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "chest.nii.gz")
+    with open_page(1280, 900) as page:
+        with page.expect_file_chooser() as chooser:
+            page.locator("#upload").click()
+        chooser.value.set_files(tmp_path / "chest.nii.gz")
+        page.wait_for_selector("#note [role=alert]:has-text('3 axial slices'):has-text('0 to 2')")
+        page.locator("#options button").first.click()
+        page.get_by_label("Frame or slice").fill("2")
+        page.get_by_label("Frame or slice").press("Enter")
+        page.wait_for_selector("#note [role=status]:has-text('chest.nii.gz: 40 x 30 pixels')")
+        unwindowed = page.locator(".rc-image").get_attribute("src")
+        page.get_by_label("CT window").click()
+        page.get_by_role("option", name="lung", exact=True).click()
+        page.wait_for_function("old => document.querySelector('.rc-image').src !== old", arg=unwindowed)
+        page.mouse.move(*_spot(page, 5, 5))
+        page.mouse.down()
+        page.mouse.move(*_spot(page, 30, 25), steps=4)
+        page.mouse.up()
+        _wait_for_labels(page, 1)

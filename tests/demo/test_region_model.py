@@ -51,6 +51,22 @@ def test_a_picture_of_extreme_shape_is_read_found_and_searched(region_model, siz
     assert np.linalg.norm(region_model.embed_box(picture, whole)) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_window_that_was_saved_with_the_model_changes_nothing_about_pictures_that_are_open(
+    region_model, picture, monkeypatch
+):
+    def answers():
+        found = region_model.find(picture, "a nodule")
+        read = region_model.read(picture, BOXES, TEXTS)
+        proposed = np.array(region_model.propose(picture, 0.0, 5))
+        return (*read, found.heat, proposed, region_model.embed_box(picture, BOXES[0]))
+
+    expected = answers()
+    own = region_model._processor
+    monkeypatch.setattr(own, "image_processor", own.image_processor.with_overrides(window="lung", frame_index=2))
+    for one, other in zip(answers(), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_nothing_is_proposed_above_a_score_that_nothing_reaches(region_model, picture):
     assert region_model.propose(picture, 1.0, 5) == []
     assert len(region_model.propose(picture, 0.0, 5)) <= 5

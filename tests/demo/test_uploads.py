@@ -36,6 +36,41 @@ def test_a_dicom_file_opens_without_its_header(demo, tmp_path):
     assert (picture.mode, picture.size, message) == ("RGB", (4, 3), "study.dcm: 4 x 3 pixels.")
 
 
+def test_ct_is_shown_through_the_models_own_window_and_what_it_does_not_fit_as_the_file_says(demo, tmp_path):
+    values = np.array([[-1350, -600], [150, 1000]], dtype=np.int16)  # black, the middle, white, beyond
+    own = {"window": demo.uploads.OF_MODEL, "model_window": "lung"}
+    ct = write_dicom(tmp_path / "ct.dcm", values, Modality="CT", WindowCenter=50, WindowWidth=350)
+    picture, message = demo.uploads.open_picture(ct, read_image, **own)
+    assert np.asarray(picture)[..., 0].tolist() == [[0, 128], [255, 255]]
+    assert message == "ct.dcm: 2 x 2 pixels through the window lung."
+    as_stored, message = demo.uploads.open_picture(ct, read_image, model_window="lung")
+    assert np.asarray(as_stored)[..., 0].tolist() == [[0, 0], [201, 255]]  # LINEAR: (100.5 / 349 + 0.5) * 255
+    assert message == "ct.dcm: 2 x 2 pixels."
+    film = write_dicom(tmp_path / "film.dcm", values.astype(np.uint16), Modality="DX")
+    drawing = _save(tmp_path / "drawing.png", Image.new("L", (2, 2), 7))
+    for path in (film, drawing):
+        shown, message = demo.uploads.open_picture(path, read_image, **own)
+        assert shown.tobytes() == demo.uploads.open_picture(path, read_image)[0].tobytes()
+        assert "window" not in message
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"^broken\.png"):
+        demo.uploads.open_picture(tmp_path / "broken.png", read_image, **own)
+
+
+def test_a_slice_of_a_ct_volume_is_shown_through_a_window(demo, tmp_path):
+    nibabel = pytest.importorskip("nibabel", reason="pip install -e '.[dicom]'")
+    volume = np.full((4, 3, 2), -600, dtype=np.int16)
+    volume[..., 1] = 150
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "chest.nii.gz")
+    own = {"window": demo.uploads.OF_MODEL, "model_window": [-600, 1500]}
+    with pytest.raises(ValueError, match=r'^chest\.nii\.gz of .* has 2 axial slices.*"Frame or slice" under Options'):
+        demo.uploads.open_picture(tmp_path / "chest.nii.gz", read_image, **own)
+    for number, level in enumerate((128, 255)):
+        picture, message = demo.uploads.open_picture(tmp_path / "chest.nii.gz", read_image, number=number, **own)
+        assert (picture.size, picture.getpixel((0, 0))) == ((4, 3), (level,) * 3)
+        assert message == "chest.nii.gz: 4 x 3 pixels through the window [-600, 1500]."
+
+
 def test_a_pixel_is_a_picture(demo, tmp_path):
     picture, _ = demo.uploads.open_picture(_save(tmp_path / "dot.png", Image.new("L", (1, 1), 7)), read_image)
     assert picture.getpixel((0, 0)) == (7, 7, 7)

@@ -68,6 +68,9 @@ def test_images_are_grounded_through_the_public_calls():
     assert set(found[0]["text_labels"]) == set(PHRASES)
     assert (found[0]["boxes"][:, 2] <= 60).all()
     assert (found[1]["boxes"][:, 2] <= 40).all()
+    windowed = RegionMedClipProcessor(processor.image_processor.with_overrides(window="lung"), processor.tokenizer)
+    _, same = ground_images(model, windowed, [IMAGE, IMAGE.rotate(90, expand=True)], PHRASES, threshold=-1.0)
+    np.testing.assert_array_equal(same[0], heat[0])  # pictures of a corpus are of 8 bits, whatever the model's window
     (pointed, _), _ = ground_images(model, processor, [IMAGE, IMAGE], PHRASES, source="heat", threshold=-1.0)
     assert set(pointed["labels"].tolist()) == {0, 1}
 

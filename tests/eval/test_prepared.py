@@ -46,3 +46,16 @@ def test_nothing_is_kept_of_an_empty_split(tmp_path):
     processor = RegionMedClipImageProcessor(size={"height": 8, "width": 8}, patch_size=4)
     with pytest.raises(ValueError, match="the split has no examples"):
         keep_prepared([], processor, tmp_path / "frames", has_images=False)
+
+
+def test_examples_are_shown_as_the_corpus_shows_them_whatever_window_was_saved_with_the_model():
+    levels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    of_8_bits = {"image": Image.fromarray(levels), "regions": [{"box": [2.0, 2.0, 6.0, 4.0]}]}
+    of_16_bits = {**of_8_bits, "image": Image.fromarray(levels.astype(np.uint16) * 100), "window": [1000.0, 5000.0]}
+    size = {"size": {"height": 8, "width": 8}, "patch_size": 4}
+    plain = RegionMedClipImageProcessor(**size)
+    windowed = RegionMedClipImageProcessor(**size, window="lung", frame_index=3)
+    for example in (of_8_bits, of_16_bits):
+        expected, found = (PreparedExample.read(example, one, has_crops=True) for one in (plain, windowed))
+        np.testing.assert_array_equal(found.frame, expected.frame)
+        np.testing.assert_array_equal(found.crops[0], expected.crops[0])

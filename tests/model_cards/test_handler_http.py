@@ -7,8 +7,11 @@ import json
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from handler_http import MAX_BODY_BYTES, load_handler, serving
@@ -68,9 +71,8 @@ def test_the_hubs_client_asks_questions(address, answering, processor, monkeypat
     scores, best = logits.sigmoid().topk(2)
     assert [one.answer for one in answers] == [ANSWERS[i] for i in best]
     np.testing.assert_allclose([one.score for one in answers], scores, atol=1e-6)
-    body = asking(base64.b64encode(PNG).decode(), task="zero_shot", candidate_labels=LABELS)
-    status, found = post(address, body)
-    assert (status, {one["label"] for one in found}) == (200, set(LABELS))
+    found = client.zero_shot_image_classification(PNG, candidate_labels=LABELS)  # names no task either
+    assert {one.label for one in found} == set(LABELS)
 
 
 def test_the_hubs_client_classifies_images(model, processor, tmp_path, monkeypatch):
@@ -139,3 +141,19 @@ def test_many_at_a_time_get_what_one_alone_gets(address):
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda text: post(address, asking(text, task="embed_text")), texts * 4))
     assert together == alone * 4
+
+
+def test_the_load_test_finds_right_answers_and_counts_slow_refusals(address, answering, processor, monkeypatch):
+    """The script whose figures docs/deployment.md shows, on few requests and this process's own server."""
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    import handler_load
+
+    cases = handler_load.good_cases(answering.regionmed_clip, processor, 2) + handler_load.bad_cases()
+    figures = handler_load.measure(address, psutil.Process(), cases, 2)
+    assert figures["wrong"] == []
+    assert (figures["good"]["n"], figures["bad"]["n"]) == (11, 16)
+    assert figures["bad"]["within_50_ms"] <= 16
+    wrong = [replace(case, status=418) for case in cases[:2]] + cases[-1:]
+    assert handler_load.measure(address, psutil.Process(), [*wrong, cases[2]], 1)["wrong"] == [
+        c.name for c in cases[:2]
+    ]

@@ -23,6 +23,8 @@ from hostile_pictures import (
     png_that_claims,
     postscript,
     saved,
+    tiff_of_directories,
+    tiff_that_names_gigabytes,
     tiff_with_a_large_tile,
 )
 from hypothesis import HealthCheck, given, settings
@@ -111,7 +113,9 @@ IMAGES = {
     "a PNG that claims 25 billion pixels": (png_that_claims(160_000, 160_000), 413, "at most 32,000,000 are read"),
     "a whole PNG of 36 million pixels": (png_of_zeros(6000, 6000), 413, "at most 32,000,000 are read"),
     "a GIF of a huge screen": (gif_of_a_huge_screen(), 413, "at most 32,000,000 are read"),
-    "a TIFF with a large tile": (tiff_with_a_large_tile(), 422, "the tiles of this TIFF"),
+    "a TIFF with a large tile": (tiff_with_a_large_tile(), 422, "tiles, 8192 x 8192, do not fit its 16 x 16"),
+    "a TIFF of looping directories": (tiff_of_directories([1, 2, 0]), 422, "directories come back to one before"),
+    "a TIFF that names gigabytes": (tiff_that_names_gigabytes(), 422, "340,014 bytes whose directories name at least"),
     "a JPEG of many scans": (jpeg_of_many_scans(), 422, "more than 100 scans"),
     "a truncated JPEG": (JPEG[: len(JPEG) // 2], 422, "truncated"),
     "a truncated PNG": (PNG[:-200], 422, "truncated or corrupt"),

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import pytest
 from hub_clients import a_hub, talking_to
+from huggingface_hub import CommitOperationAdd
 
-from regionmed_clip.model_cards.hub_push import Upload, check_access, check_target, push
+from regionmed_clip.model_cards.hub_push import MANIFEST_FILE, Upload, check_access, check_target, push
 
 # huggingface_hub's own way of sending a large file without Xet
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -40,7 +41,15 @@ def upload(tmp_path):
 
 
 def files_on(hub, revision=None):
-    return set(hub.api().list_repo_files("lab/a", revision=revision)) - {".gitattributes"}
+    return set(hub.api().list_repo_files("lab/a", revision=revision)) - {".gitattributes", MANIFEST_FILE}
+
+
+def others_put(hub, *names, kind="model"):
+    """None; somebody commits files of theirs."""
+    sdk = {"space_sdk": "gradio"} if kind == "space" else {}
+    hub.api().create_repo("lab/a", repo_type=kind, private=True, exist_ok=True, **sdk)
+    operations = [CommitOperationAdd(name, CARD + b"theirs") for name in names]
+    hub.api().create_commit("lab/a", operations, commit_message="theirs", repo_type=kind)
 
 
 def test_a_first_push_makes_a_private_repository_with_one_commit(hub, upload):
@@ -57,22 +66,71 @@ def test_the_same_again_commits_and_sends_nothing(hub, upload):
     assert [size for _, size in hub.own.received] == [7]
 
 
-def test_a_second_push_removes_old_code_and_leaves_what_others_put_there(hub, upload):
-    old = {"roi_old.py": b"x = 1", "samples/a.png": b"png", "banner.svg": b"<svg/>", "docs/usage.md": b"how"}
+@pytest.mark.parametrize("kind", ["model", "dataset", "space"])
+def test_a_second_push_removes_what_the_first_put_there_and_leaves_what_others_did(hub, upload, kind):
+    upload = replace(upload, repo_type=kind)
+    old = {"roi_old.py": b"x = 1", "samples/a.png": b"png", "data/old.json": b"old"}
     push(replace(upload, files={**upload.files, **old}))
+    others_put(hub, "tool.py", "banner.svg", "samples/b.png", kind=kind)
     pushed = push(upload)
-    assert pushed.removed == ("roi_old.py", "samples/a.png")
-    assert files_on(hub) == {"README.md", "model.safetensors", "banner.svg", "docs/usage.md"}
+    assert pushed.removed == ("data/old.json", "roi_old.py", "samples/a.png")
+    assert pushed.kept == ("banner.svg", "samples/b.png", "tool.py")
+    names = set(hub.api().list_repo_files("lab/a", repo_type=kind)) - {".gitattributes", MANIFEST_FILE}
+    assert names == {"README.md", "model.safetensors", "banner.svg", "samples/b.png", "tool.py"}
+    third = push(upload)  # what the first put there is forgotten by now
+    assert (third.removed, third.kept, third.has_changed) == ((), pushed.kept, False)
 
 
-@pytest.mark.parametrize(("kind", "removed"), [("dataset", ("data/old.json",)), ("space", ("data/old.json", "x.md"))])
-def test_data_sets_and_spaces_have_repositories_of_their_own(hub, upload, kind, removed):
-    old = {"data/old.json": b"old", "x.md": b"of somebody"}
-    push(replace(upload, repo_type=kind, files={**upload.files, **old}))
-    pushed = push(replace(upload, repo_type=kind))
-    assert pushed.removed == removed
-    assert pushed.url == f"{hub.url}/{kind}s/lab/a"
+@pytest.mark.parametrize("kind", ["dataset", "space"])
+def test_data_sets_and_spaces_have_repositories_of_their_own(hub, upload, kind):
+    assert push(replace(upload, repo_type=kind)).url == f"{hub.url}/{kind}s/lab/a"
     assert set(hub.own.hub.repositories) == {(kind, "lab/a")}
+
+
+def test_a_repository_of_others_loses_nothing_and_what_is_written_over_is_told(hub, upload):
+    others_put(hub, "README.md", "code.py", "notes.json")
+    pushed = push(upload)
+    assert (pushed.removed, pushed.kept) == ((), ("code.py", "notes.json"))
+    assert pushed.replaced == ("README.md",)
+    assert files_on(hub) == {"README.md", "model.safetensors", "code.py", "notes.json"}
+    assert push(upload).replaced == ()  # ours by now
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("model", "adapter_config.json"),
+        ("model", "model-00001-of-00002.safetensors"),
+        ("model", "model.safetensors.index.json"),
+        ("model", "pytorch_model.bin"),
+        ("model", "special_tokens_map.json"),
+        ("space", "model/adapter_config.json"),
+        ("dataset", "data/train-00000-of-00002.parquet"),
+    ],
+)
+def test_somebodys_file_that_would_be_loaded_with_ours_is_refused(hub, upload, kind, name):
+    mine = {"model": "config.json", "space": "model/config.json", "dataset": "data/train-00000-of-00001.parquet"}
+    upload = replace(upload, repo_type=kind, files={**upload.files, mine[kind]: b"{}"})
+    others_put(hub, name, kind=kind)
+    before = hub.api().list_repo_files("lab/a", repo_type=kind)
+    with pytest.raises(ValueError, match=f"lab/a holds {name}, which no publication of ours put there.*Delete it"):
+        push(upload)
+    assert hub.api().list_repo_files("lab/a", repo_type=kind) == before
+
+
+def test_weights_in_parts_give_way_to_weights_in_one(hub, upload):
+    parts = {"model-00001-of-00002.safetensors": b"1", "model.safetensors.index.json": b"{}", "config.json": b"{}"}
+    push(replace(upload, files={"README.md": CARD, **parts}))
+    pushed = push(replace(upload, files={**upload.files, "config.json": b"{}"}))
+    assert pushed.removed == ("model-00001-of-00002.safetensors", "model.safetensors.index.json")
+    assert files_on(hub) == {"README.md", "config.json", "model.safetensors"}
+
+
+def test_a_list_of_published_names_that_is_none_is_told(hub, upload):
+    push(upload)
+    others_put(hub, MANIFEST_FILE)
+    with pytest.raises(ValueError, match=r"\.regionmed_publication\.json of lab/a is not what .* nothing was sent"):
+        push(upload)
 
 
 def test_a_public_repository_takes_nothing_without_the_word(hub, upload):
@@ -144,6 +202,7 @@ def test_no_server_and_no_network_are_told(hub, upload, monkeypatch):
         ("no-namespace", {}, "no ORG/NAME"),
         ("a/b/c", {}, "no ORG/NAME"),
         ("lab/../x", {}, "no ORG/NAME"),
+        ("lab/a\n", {}, "no ORG/NAME"),
         ("lab/a", {"tag": "v 1"}, "is none; it must be letters"),
         ("lab/a", {"tag": "main"}, "is none; it must be letters"),
         ("lab/a", {"tag": "v1", "create_pr": True}, "tag it once it is merged"),

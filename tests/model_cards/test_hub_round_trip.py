@@ -18,7 +18,7 @@ from hub_clients import BLOCK_OUR_PACKAGES, AHub, a_hub, run_python, talking_to
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from regionmed_clip.model_cards.golden_outputs import GOLDEN_FILE, read_golden
-from regionmed_clip.model_cards.hub_push import Upload, push
+from regionmed_clip.model_cards.hub_push import MANIFEST_FILE, Upload, push
 from regionmed_clip.model_cards.stage import stage_flat_folder
 
 # huggingface_hub's own way of sending a large file without Xet
@@ -108,7 +108,7 @@ def test_it_is_one_commit_in_a_private_repository(published):
         assert info.private
         assert info.pipeline_tag == "zero-shot-image-classification"
         assert len(api.list_repo_commits(REPO_ID, revision="v1.0")) == 2  # the Hub's own first one, and ours
-        names = set(api.list_repo_files(REPO_ID, revision="v1.0")) - {".gitattributes"}
+        names = set(api.list_repo_files(REPO_ID, revision="v1.0")) - {".gitattributes", MANIFEST_FILE}
         assert names == {p.relative_to(published.final).as_posix() for p in published.final.rglob("*") if p.is_file()}
 
 

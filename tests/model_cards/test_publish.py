@@ -7,6 +7,7 @@ import shutil
 import sys
 
 import pytest
+import torch
 import yaml
 from built_corpora import build, noise, write_source
 from safetensors import safe_open
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from regionmed_clip.eval.results import read_results, write_results
 from regionmed_clip.model_cards import publish
 from regionmed_clip.model_cards.dataset_publication import prepare_dataset
-from regionmed_clip.model_cards.golden_outputs import GOLDEN_FILE
+from regionmed_clip.model_cards.golden_outputs import GOLDEN_FILE, read_golden
 from regionmed_clip.model_cards.hub_push import Pushed, Upload
 from regionmed_clip.model_cards.publications import prepare_model, prepare_space, read_facts
 from regionmed_clip.model_cards.stage import stage_flat_folder
@@ -51,6 +52,15 @@ def text_of(publication, name):
     return publication.files[name].read_text(encoding="utf-8")
 
 
+def change_golden(folder, name, tensor):
+    """None; the golden file of the folder has another tensor of that name, or lacks it if that is None."""
+    path = folder / GOLDEN_FILE
+    tensors = {**load_file(path), name: tensor}
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, path, told)
+
+
 def test_a_final_folder_needs_nothing_else(final, prepare):
     publication = prepare(final)
     assert publication.notes == ("no results: the card says that nothing was measured (regionmed-eval measures)",)
@@ -64,12 +74,60 @@ def test_a_final_folder_needs_nothing_else(final, prepare):
 
 
 def test_golden_outputs_of_training_day_stay(copied, prepare):
-    tensors = load_file(copied / GOLDEN_FILE)
-    with safe_open(copied / GOLDEN_FILE, framework="pt") as file:
-        told = file.metadata()
-    save_file({**tensors, "outputs.image_embeds": tensors["outputs.image_embeds"] + 1}, copied / GOLDEN_FILE, told)
+    change_golden(copied, "outputs.image_embeds", read_golden(copied / GOLDEN_FILE).outputs["image_embeds"] + 1)
     with pytest.raises(ValueError, match="the model's image_embeds is up to 1 from what it was"):
         prepare(copied, pythons=[sys.executable])
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("image", torch.zeros(123, 97, 3, dtype=torch.uint8)),
+        ("boxes", torch.zeros(2, 4)),
+        ("outputs.text_embeds", None),
+    ],
+)
+def test_golden_outputs_of_something_easier_are_made_anew_and_told(name, tensor, final, copied, prepare):
+    change_golden(copied, name, tensor)
+    publication = prepare(copied)
+    assert "golden outputs were of another picture, other texts or other outputs" in " ".join(publication.notes)
+    torch.testing.assert_close(load_file(publication.files[GOLDEN_FILE]), load_file(final / GOLDEN_FILE))
+
+
+def test_golden_inputs_that_the_processor_does_not_give_are_refused(copied, prepare):
+    change_golden(copied, "inputs.pixel_values", torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="the processor's pixel_values is up to"):
+        prepare(copied)
+
+
+def trained_on(folder, *sources):
+    """None; training_data.json says that the model saw these (name, licence)."""
+    data = [{"kind": "jsonl", "sources": [{"name": name, "license": told} for name, told in sources if told]}]
+    images = {"num_images": len(sources), "num_patients": 0, "sources": {name: 1 for name, _ in sources}}
+    (folder / "training_data.json").write_text(json.dumps({"data": data, "start": None, "images": images}))
+
+
+@pytest.mark.parametrize("make", ["model", "space"])
+def test_a_model_of_images_that_nobody_may_pass_on_is_made_public_only_on_demand(make, copied, tmp_path):
+    def publish_it(**options):
+        told = {"say": lambda _: None, **options}
+        if make == "model":
+            return prepare_model(copied, "lab/a", tmp_path / "work", facts={}, **told)
+        return prepare_space(
+            copied, tmp_path / "work", model_id=None, model_revision=None, is_rehearsed=False, **told
+        )  # fmt: skip
+
+    trained_on(copied, ("open", "CC BY 4.0"), ("ward", "By agreement only"), ("found", None))
+    reason = (
+        r"trained on images that nobody .*: found \(not recorded\), ward \(By agreement only\);.*--allow-restricted"
+    )
+    with pytest.raises(ValueError, match=reason):
+        publish_it(is_public=True)
+    assert publish_it(is_public=True, allow_restricted=True).files
+    if make == "model":
+        assert publish_it(is_public=False).files
+    trained_on(copied, ("open", "CC BY 4.0"))
+    assert publish_it(is_public=True).files
 
 
 def test_a_card_that_was_edited_by_hand_stays(copied, prepare):
@@ -198,11 +256,30 @@ def test_a_source_folder_is_published_by_its_rows_and_a_patient_in_one_is_found(
         prepare_dataset(root, "lab/chest", accepted=["phi-name"], **told)
 
 
-def test_the_space_holds_the_demo_and_its_own_copy_of_the_model(final, tmp_path):
-    told = {"model_id": None, "model_revision": None, "say": lambda _: None}
-    publication = prepare_space(final, tmp_path / "work", **told)
-    assert {"app.py", "README.md", "requirements.txt", "model/model.safetensors"} <= set(publication.files)
+def test_the_space_holds_the_demo_and_of_the_model_what_would_be_published(copied, prepare, make_result, tmp_path):
+    for name in (".env", "notes.txt", "training_images.parquet", "checkpoint-5/state.json"):
+        (copied / name).parent.mkdir(exist_ok=True)
+        (copied / name).write_text("private")
+    write_results(copied / "results.json", [make_result(command="train/pretrain.py --output_dir /home/jane/runs/q")])
+    model = prepare(copied)
+    told = {"model_id": None, "model_revision": None, "is_rehearsed": False, "say": lambda _: None}
+    publication = prepare_space(copied, tmp_path / "space", **told)
+    assert {"app.py", "README.md", "requirements.txt"} <= set(publication.files)
+    held = {name.removeprefix("model/") for name in publication.files if name.startswith("model/")}
+    assert held == set(model.files)
+    assert "jane" not in text_of(publication, "model/results.json")
+    assert publication.files[f"model/{GOLDEN_FILE}"].read_bytes() == (copied / GOLDEN_FILE).read_bytes()
     assert publication.notes[0] == "holds its own copy of the model"
+    left_out = "checkpoint-5, notes.txt, training_images.parquet"
+    assert f"left out, since they are no part of a published model: {left_out}" in publication.notes
+
+
+def test_without_gradio_the_space_is_not_rehearsed_and_that_is_told(final, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said = []
+    told = {"model_id": "lab/a", "model_revision": "v1.0", "say": said.append}
+    assert prepare_space(final, tmp_path / "work", **told).notes == ("loads lab/a",)
+    assert said[-1] == "not rehearsed: gradio is not installed; pip install -e '.[demo]'"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +290,12 @@ def test_the_space_holds_the_demo_and_its_own_copy_of_the_model(final, tmp_path)
         (["--model", "."], "has no config.json"),
         (["--model", ".", "--what", "dataset", "--facts", "x"], "--facts is of --what model"),
         (["--model", ".", "--model-id", "a/b"], "--model-id is of --what space"),
+        (["--model", "absent", "--what", "space", "--model-id", "a]\nb"], "no ORG/NAME"),
+        (
+            ["--model", "absent", "--what", "space", "--model-id", "a/b", "--model-revision", "v 1"],
+            "'v 1' of a/b is none",
+        ),
+        (["--model", "absent", "--what", "space", "--model-revision", "v1"], "without a model_id"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments, reason, capsys, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 from safetensors.torch import save_file
 
 from regionmed_clip.model_cards.leak_patterns import find_local_paths, find_secrets, shorten_paths
@@ -140,6 +140,23 @@ def test_a_header_of_weights_and_the_text_of_a_picture_are_read(tmp_path):
         ("samples/c.PNG", "picture-text"),
         ("samples/d.png", "picture-text"),
     ]
+
+
+def test_a_picture_is_judged_by_its_parts_and_a_colour_profile_may_be_let_pass(tmp_path):
+    picture = Image.new("RGB", (4, 4))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture.save(tmp_path / "a.jpg", comment=b"Doe^Jane")
+    picture.save(tmp_path / "b.webp", icc_profile=profile)
+    picture.save(tmp_path / "c.png", "TIFF")
+    problems = find_problems(tmp_path)
+    assert [(problem.place, problem.rule) for problem in problems] == [
+        ("a.jpg", "picture-text"),
+        ("b.webp", "picture-profile"),
+        ("c.png", "broken-file"),
+    ]
+    assert refuse_problems(problems[1:2], ["picture-profile"]) == problems[1:2]
+    with pytest.raises(ValueError, match=r"a\.jpg: carries a comment, which may name people"):
+        refuse_problems(problems, ["picture-profile"])
 
 
 def test_links_and_hidden_files_are_refused(tmp_path):

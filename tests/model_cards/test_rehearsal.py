@@ -1,7 +1,13 @@
-"""The rehearsal passes a whole folder, and stops one that a stranger could not use."""
+"""The rehearsal passes a whole folder or Space, and stops one that a stranger could not use.
+
+It takes about a minute: each of a dozen rehearsals is a process of its own.
+"""
 
 from __future__ import annotations
 
+import copy
+import importlib.util
+import re
 import shutil
 from importlib.machinery import PathFinder
 
@@ -9,8 +15,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from regionmed_clip.model_cards.bare_rehearsal import Hidden, names_to_hide, strangers_distributions
-from regionmed_clip.model_cards.rehearsal import rehearse
+from regionmed_clip.model_cards.rehearsal import rehearse, rehearse_space
+from regionmed_clip.model_cards.space import stage_space
 from regionmed_clip.model_cards.stage import stage_flat_folder
+
+needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="pip install -e '.[demo]'")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +59,72 @@ def test_code_that_needs_what_a_stranger_lacks_is_refused(copied):
     code.write_text(code.read_text().replace("import torch\n", "import torch\nimport regionmed_clip.processing\n", 1))
     with pytest.raises(ValueError, match="regionmed_clip"):
         rehearse(copied)
+
+
+def test_a_model_that_was_saved_with_a_window_is_asked_by_every_pipeline(model, processor, tmp_path):
+    windowed = copy.deepcopy(processor)
+    windowed.image_processor.window = "lung"
+    folder = stage_flat_folder(model, windowed, tmp_path / "final", results=[])
+    told = rehearse(folder).told
+    assert told["pipelines"][0] == "zero-shot-image-classification"
+    assert told["pipelines"][1:] == ["region-classification", "region-grounding"]
+    assert len(told["handler"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "reason"),
+    [
+        ('"logits_per_region": logits.float()', '"logits_per_region": logits.cumsum(-1)', "by the golden outputs"),
+        ('{"score": score, "label": label, "box"', '{"score": score, "label": "a", "box"', "region-grounding answered"),
+    ],
+    ids=["classification", "grounding"],
+)  # fmt: skip
+def test_pipelines_that_answer_nonsense_are_refused(line, wrong, reason, copied):
+    code = copied / "region_pipelines.py"
+    assert code.read_text().count(line) == 1
+    code.write_text(code.read_text().replace(line, wrong))
+    with pytest.raises(ValueError, match=reason):
+        rehearse(copied)
+
+
+@pytest.fixture(scope="module")
+def space(folder, tmp_path_factory):
+    return stage_space(folder, tmp_path_factory.mktemp("out") / "space", num_index_images=2)
+
+
+@needs_gradio
+def test_a_whole_space_reads_finds_and_searches_and_stays_as_it_was(space):
+    before = sorted(path.name for path in space.rglob("*"))
+    assert re.fullmatch(r"rehearsed without our packages: the page reads '.+ \d+ %', .*searches", rehearse_space(space))
+    assert sorted(path.name for path in space.rglob("*")) == before
+
+
+@needs_gradio
+@pytest.mark.parametrize(
+    ("file", "line", "wrong", "reason"),
+    [
+        ("answers.py", "from PIL import Image\n", "from PIL import Image\nimport datasets\n", "datasets"),
+        ("space.json", '"model_id": null', '"model_id": "lab/absent"', "couldn't connect"),
+    ],
+)
+def test_a_space_that_would_not_start_is_refused(file, line, wrong, reason, space, tmp_path):
+    broken = shutil.copytree(space, tmp_path / "broken")
+    text = (broken / file).read_text()
+    assert line in text
+    (broken / file).write_text(text.replace(line, wrong, 1))
+    with pytest.raises(ValueError, match=reason):
+        rehearse_space(broken)
+
+
+@needs_gradio
+def test_a_space_without_a_copy_is_rehearsed_with_the_given_model(folder, copied, tmp_path):
+    space = stage_space(folder, tmp_path / "space", model_id="lab/a", num_index_images=1)
+    assert "searches" in rehearse_space(space, folder)
+    weights = load_file(copied / "model.safetensors")
+    name = next(name for name in weights if "text_projection" in name)
+    save_file({**weights, name: -weights[name]}, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="the index of the Space is of another model"):
+        rehearse_space(space, copied)
 
 
 def test_what_is_no_interpreter_is_told(folder, tmp_path):

@@ -82,6 +82,9 @@ def test_another_kind_of_model_and_senseless_options_are_refused(model_folder, t
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(ValueError, match="a model of another kind"):
         stage_space(tmp_path, tmp_path / "s")
+    for name, revision, reason in (("a], sdk: [docker", None, "no ORG/NAME"), ("a/b", "x/../y", "'x/../y' of a/b")):
+        with pytest.raises(ValueError, match=reason):
+            stage_space(model_folder, tmp_path / "s", model_id=name, revision=revision)
     with pytest.raises(ValueError, match="without a model_id"):
         stage_space(model_folder, tmp_path / "s", revision="v1")
     with pytest.raises(ValueError, match="at least 1"):

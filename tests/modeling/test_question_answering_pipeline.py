@@ -108,6 +108,20 @@ def test_proposed_regions_are_shown_like_given_ones(pipe, monkeypatch):
     assert all(0 <= region["box"]["xmin"] <= 80 and 0 <= region["box"]["ymax"] <= 60 for region in answer["regions"])
 
 
+def test_a_saved_window_is_lifted_by_saying_none(processor, pipe):
+    windowed = processor.image_processor.with_overrides(window=(-600, 1500))
+    own = VisualQuestionAnsweringPipeline(
+        model=pipe.model, processor=RegionMedClipProcessor(windowed, processor.tokenizer), device=-1
+    )
+    asked = {"question": QUESTION, "boxes": [(3, 4, 40, 50)], "return_attention": True}
+    with pytest.raises(ValueError, match=r"image 0 is an 8-bit picture .* say window=None in the call"):
+        own(image=picture(), **asked)
+    assert own(image=picture(), **asked, window=None) == pipe(image=picture(), **asked)
+    values = np.random.default_rng(0).integers(-1000, 400, (60, 80)).astype(np.int16)
+    assert own(image=values, **asked) == pipe(image=values, **asked, window=(-600, 1500))
+    assert own(image=values, **asked) != pipe(image=values, **asked)
+
+
 def test_a_model_in_bfloat16_answers(processor, pipe):
     model = type(pipe.model)(pipe.model.config).bfloat16()
     half = VisualQuestionAnsweringPipeline(model=model, processor=processor, device=-1)

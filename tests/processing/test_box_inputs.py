@@ -1,5 +1,8 @@
 """Boxes of every format and points are checked, and mistakes named by their image and region."""
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -69,10 +72,20 @@ def test_a_bad_point_is_named(point):
         pixel_points([point], (9, 9), image_index=2)
 
 
-@pytest.mark.parametrize("row", [("1", "2", "3", "4"), (1, 2, {}, 4), (True, True, True, True), ([1], 2, 3, 4), "abcd"])
+@pytest.mark.parametrize("row", [("1", "2", "3", "4"), (1, 2, {}, 4), (True, True, True, True), (1, 2, [3], 4), "abcd",
+                                 (1, 1, True, 4), (1, 1, 10**400, 4), (1, 1, -(10**400), 4), (1, 1, "nan", 4),
+                                 (1, 1, 2j, 4), (1, 1, Fraction(10**400), 4), (1, 1, Decimal("sNaN"), 4)])  # fmt: skip
 def test_what_is_not_four_numbers_is_refused(row):
     with pytest.raises(ValueError, match=r"image 0, region 0: box .* must be 4 numbers"):
         pixel_boxes([row], "xyxy", (9, 9))
+    with pytest.raises(ValueError, match=r"image 0, region 0: point .* must be 2 numbers"):
+        pixel_points([row[2:]], (9, 9))
+
+
+@pytest.mark.parametrize("number", [Decimal("2.5"), Fraction(5, 2), np.float16(2.5)])
+def test_exact_numbers_are_numbers(number):
+    assert pixel_boxes([(1, 1, number, 4)], "xyxy", (9, 9)).tolist() == [[1, 1, 2.5, 4]]
+    assert pixel_points([(1, number)], (9, 9)).tolist() == [[1, 2.5]]
 
 
 @pytest.mark.parametrize("box_format", ["xyxy", "xywh"])

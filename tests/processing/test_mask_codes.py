@@ -111,6 +111,8 @@ def test_several_polygons_are_joined_and_slivers_are_empty():
         [1, 1, 2, 2, 3, 3, 4],
         [0, 0, 5, 0, 5, float("nan")],
         [0, 0, 50, 0, 5, 5],
+        [0, 0, 5, 0, 5, 10**400],
+        [0, 0, 5, 0, 5, True],
         "abcdef",
         [[1, 1], [2, 2]],
     ],

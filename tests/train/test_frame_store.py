@@ -10,7 +10,7 @@ from regionmed_clip.processing.corpus.image_texts import texts_of_example
 from regionmed_clip.processing.image_processing_regionmed_clip import RegionMedClipImageProcessor
 from regionmed_clip.train import data_stores
 from regionmed_clip.train.data_stores import open_data, prepare_data
-from regionmed_clip.train.frame_store import STORE_FEATURES, FrameStore, prepare_split, write_part
+from regionmed_clip.train.frame_store import STORE_FEATURES, FrameStore, prepare_split, sample_from_example, write_part
 
 DATA = "phantom:num_train=10,num_test=2"
 IMAGES = RegionMedClipImageProcessor(size={"height": 48, "width": 48}, patch_size=8)
@@ -34,6 +34,13 @@ def test_frames_boxes_and_texts_are_those_of_the_examples_in_order(folder):
         assert stored.region_texts == tuple(region["description"] for region in example["regions"])
         boxes = np.array([region["box"] for region in example["regions"]]).reshape(-1, 4)
         np.testing.assert_allclose(stored.boxes, geometry.boxes_to_frame_fractions(boxes), atol=1e-6)
+
+
+def test_a_window_that_was_saved_with_the_model_changes_no_picture_of_a_corpus():
+    windowed = IMAGES.with_overrides(window="lung")
+    example = next(iter(stream_examples(DATA, "train")))
+    expected, found = (sample_from_example(example, images).frame for images in (IMAGES, windowed))
+    assert np.array_equal(found, expected)
 
 
 def test_facts_and_negatives_are_those_of_the_examples(folder):

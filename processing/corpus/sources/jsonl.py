@@ -35,7 +35,7 @@ from regionmed_clip.processing.corpus.sources.jsonl_fields import (
 from regionmed_clip.processing.corpus.sources.source_files import open_image_file, path_inside
 from regionmed_clip.processing.corpus.splits import SplitsInOrder
 
-ANNOTATIONS_NAME = "annotations.jsonl"
+ANNOTATIONS_NAME, ABOUT_FILE = "annotations.jsonl", "SOURCE.md"
 ANATOMY_OF_ORGAN = {"abd": "abdomen"}  # meta.image_organ of VQA-RAD; other organs in lower case
 MIXED_MODALITY, UNKNOWN_MODALITY = "radiology image", "medical image"
 
@@ -60,6 +60,9 @@ class JsonlSource(IndexedSource):
             lines are `bad_items`.
         index_folder: where the index of the rows is kept, or is found again; None: a temporary file.
 
+    Attributes:
+        notes: what SOURCE.md says (attribution, citation, what was changed), without its headings; "" without one.
+
     Raises:
         ValueError: no annotations.jsonl or no row in it; what `is_strict` refuses. `records` raises it for a bad row.
             Messages name file and line, value, rule and way out.
@@ -81,9 +84,10 @@ class JsonlSource(IndexedSource):
         self._hash = _hash_of_file(self.path)
         place = hashlib.sha256(str(self.path).encode()).hexdigest()[:12]
         index_path = None if index_folder is None else index_folder / f"jsonl-{place}-{self._hash}.sqlite"
-        about_path = self.path.with_name("SOURCE.md")
+        about_path = self.path.with_name(ABOUT_FILE)
         about = about_path.read_text(encoding="utf-8") if about_path.is_file() else ""
         self._license, self._modality = read_license(about), read_modality(about)
+        self.notes = "\n".join(line for line in about.splitlines() if not line.startswith("#")).strip()
         self._splits = SplitsInOrder(self.name)  # needed while the index is written
         self._labels: set[str] = set()  # of all rows, while the index is written
         super().__init__(folder, index_path=index_path)

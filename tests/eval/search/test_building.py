@@ -97,6 +97,64 @@ def test_an_index_killed_with_sigkill_goes_on_and_ends_the_same(make_index, mode
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "whole"]
 
 
+KILLED_AT = """
+import os, signal, sys
+from regionmed_clip.eval.search import building, search_command
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half_an_index(index, path):
+    building.import_faiss().write_index(index, str(path))
+    os.truncate(path, path.stat().st_size // 2)
+    die()
+
+def flush(path):
+    if path.name == "facts.json" and path.parent.name.startswith(".part-000002"):
+        die()
+
+rename = building.Path.rename
+points = {
+    "in a part": lambda: setattr(building, "_flush", flush),
+    "between parts and joining": lambda: setattr(building, "_finish", die),
+    "while the FAISS index is written": lambda: setattr(building, "write_index", half_an_index),
+    "right before the rename": lambda: setattr(
+        building.Path, "rename", lambda path, to: die() if path.name == building.FINISHED else rename(path, to)
+    ),
+    "right after the rename": lambda: setattr(
+        building.Path, "rename", lambda path, to: (rename(path, to), path.name == building.FINISHED and die())
+    ),
+}
+for name, arrange in points.items():  # each goes on with what the one before has left
+    child = os.fork()
+    if not child:
+        arrange()
+        search_command.main(sys.argv[1:])
+        os._exit(0)
+    print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), sep=": ", flush=True)
+"""
+
+
+def test_killed_again_and_again_an_index_goes_on_and_ends_the_same(make_index, model_folder, tmp_path):
+    """Takes about 15 s: five processes, each killed further on than the one before, go on with one index."""
+    arguments = ["--model", str(model_folder), "--data", DATA, "--images-per-part", "4", "--kind", "hnsw"]
+    command = [sys.executable, "-c", KILLED_AT, "index", *arguments, "--output", str(tmp_path / "index")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    lines = [line for line in run.stdout.splitlines() if line.endswith(f": {-signal.SIGKILL}")]
+    assert len(lines) == 5, run.stdout + run.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "embed_rows", None)  # every part is there
+        manifest = make_index(tmp_path / "index", images_per_part=4, kind="hnsw")
+    assert manifest == SearchIndex(tmp_path / "index").manifest
+    make_index(tmp_path / "whole", images_per_part=4, kind="hnsw")
+    resumed, whole = SearchIndex(tmp_path / "index"), SearchIndex(tmp_path / "whole")
+    for level in LEVELS:
+        assert resumed.rows(level).to_list() == whole.rows(level).to_list()
+        answers = [index.search(level, vectors_of(whole, level)[0], 1) for index in (resumed, whole)]
+        np.testing.assert_array_equal(*answers)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "whole"]
+
+
 def test_half_a_part_is_thrown_away(make_index, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "_flush", stop_at("facts.json"))
@@ -200,6 +258,31 @@ def test_a_folder_with_something_else_in_it_is_left_alone(make_index, tmp_path):
     with pytest.raises(ValueError, match="is there and is no index"):
         make_index(tmp_path / "index")
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "plan.json/x", "parts/x"])
+def test_a_folder_of_somebody_that_is_called_partial_is_left_alone(name, make_index, tmp_path):
+    theirs = tmp_path / "index.partial" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("x")
+    (tmp_path / "index.partial" / "notes").write_text("x")
+    with pytest.raises(ValueError, match=r"index\.partial is there and is no unfinished index"):
+        make_index(tmp_path / "index")
+    assert theirs.read_text() == "x"
+    assert {path.name for path in theirs.parents[name.count("/")].iterdir()} == {name.partition("/")[0], "notes"}
+
+
+def test_what_somebody_puts_beside_the_parts_meanwhile_stays(make_index, tmp_path, monkeypatch):
+    join = building._join
+
+    def meanwhile(paths):
+        (tmp_path / "index.partial" / "notes").write_text("x")
+        return join(paths)
+
+    monkeypatch.setattr(building, "_join", meanwhile)
+    make_index(tmp_path / "index")
+    assert (tmp_path / "index.partial" / "notes").read_text() == "x"
+    assert SearchIndex(tmp_path / "index").num_rows("images") == 10
 
 
 def test_one_launch_at_a_time_makes_an_index(make_index, model_folder, tmp_path):

@@ -202,6 +202,25 @@ def test_the_command_prints_hits_for_people_and_for_programs(index, model_folder
     assert main([*asked, "--text", "x", "--where", f"finding={hits[0]['finding']}"]) == 0
 
 
+def test_a_model_with_a_window_of_ct_indexes_8_bit_pictures_and_is_asked_by_them(
+    index, make_index, model, processor, pictures, tmp_path, capsys
+):
+    windowed = processor.image_processor.with_overrides(window="lung")
+    model.save_pretrained(tmp_path / "model")
+    RegionMedClipProcessor(windowed, processor.tokenizer).save_pretrained(tmp_path / "model")
+    make_index(tmp_path / "index", model=tmp_path / "model")
+    rows = SearchIndex(tmp_path / "index").column("images", "embedding")
+    np.testing.assert_allclose(rows, index.column("images", "embedding"), atol=1e-6)  # as without a window
+    asked = ["query", "--index", str(tmp_path / "index"), "--model", str(tmp_path / "model"), "-k", "1"]
+    asked += ["--image", str(pictures[3])]
+    with pytest.raises(SystemExit):
+        main(asked)
+    assert "is an 8-bit picture" in (told := capsys.readouterr().err)
+    assert "say --window none." in told
+    assert main([*asked, "--window", "none"]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["1", "+1.0000", "phantom:phantom-0-test-000003"]
+
+
 def test_the_command_ends_with_2_and_the_reason(index, model_folder, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["query", "--index", str(index.folder / "none"), "--model", str(model_folder), "--text", "x"])

@@ -18,10 +18,10 @@ from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
 pytest.importorskip("onnxscript", reason="pip install -e '.[export]'")
 
-from regionmed_clip.model_cards.export import export_folder
+from regionmed_clip.model_cards.export import export_folder, graphs
 from regionmed_clip.model_cards.export.export_command import format_report, main
 from regionmed_clip.model_cards.export.export_folder import ExportSettings, export_model
-from regionmed_clip.model_cards.export.graph_paths import PATHS, RegionPath
+from regionmed_clip.model_cards.export.graph_paths import PATHS, ImagePath, RegionPath
 from regionmed_clip.model_cards.export.graphs import bare_path
 
 TOLERANCE = 1e-4  # float32, another runtime
@@ -111,6 +111,27 @@ def test_an_8_bit_graph_that_is_too_far_off_is_left_out(model_folder, tmp_path, 
     assert json.loads((tmp_path / "onnx" / "export.json").read_text())["int8_files"] == {}
 
 
+@pytest.mark.parametrize("least_cosine", [-1.0, 1.1], ids=["kept", "left out"])
+def test_weights_too_many_for_one_file_lie_beside_the_graph(
+    model_folder, tmp_path, monkeypatch, program, picture, least_cosine
+):
+    """With a limit of 0 bytes instead of 1.5 GB; an 8-bit graph that is left out leaves no weights behind."""
+    monkeypatch.setattr(graphs, "EXTERNAL_ABOVE_BYTES", 0)
+    monkeypatch.setattr(export_folder, "PATHS", (ImagePath,))
+    monkeypatch.setattr(export_folder, "LEAST_INT8_COSINE", least_cosine)
+    monkeypatch.setattr(export_folder, "_compare_preprocessing", lambda *a: {})
+    folder = tmp_path / "onnx"
+    entry = export_model(ExportSettings(model=model_folder, output=folder, is_int8=True, data=DATA))["paths"]["image"]
+    kept = ["image.onnx"] + ["image_int8.onnx"] * (least_cosine < 0)
+    assert sorted(path.name for path in folder.glob("image*")) == sorted([*kept, *(f"{name}.data" for name in kept)])
+    assert entry["bytes"] == sum((folder / name).stat().st_size for name in ("image.onnx", "image.onnx.data"))
+    assert (folder / "image.onnx.data").stat().st_size > 4 * 16 * 3 * 8 * 8  # the patches' weights alone, float32
+    assert max(entry["largest_difference"].values()) <= TOLERANCE
+    moved = folder.rename(tmp_path / "elsewhere")  # graphs find their weights by name, wherever the folder lies
+    for is_int8 in (False, True)[: len(kept)]:
+        assert program.OnnxModel(moved, is_int8=is_int8).embed_images([picture]).shape == (1, 16)
+
+
 def test_the_program_gives_what_model_and_processor_give(exported, program, model_folder, picture):
     from regionmed_clip.eval.saved_models import load_model
 
@@ -125,6 +146,22 @@ def test_the_program_gives_what_model_and_processor_give(exported, program, mode
     np.testing.assert_allclose(regions, wanted.region_embeds[0], atol=TOLERANCE)
     probabilities = graphs.classify(regions, LABELS, "region_text")
     np.testing.assert_allclose(probabilities, wanted.logits_per_region.softmax(-1)[0], atol=1e-3)
+
+
+def test_a_model_with_a_window_of_ct_is_compared_and_run_on_8_bit_pictures_as_they_are(
+    model, processor, program, picture, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export_folder, "PATHS", (ImagePath,))
+    model.save_pretrained(tmp_path / "model")
+    windowed = processor.image_processor.with_overrides(window="lung")
+    type(processor)(windowed, processor.tokenizer).save_pretrained(tmp_path / "model")
+    report = export_model(ExportSettings(model=tmp_path / "model", output=tmp_path / "onnx", data=DATA))
+    assert report["preprocessing"]["pictures"] == 8
+    assert report["preprocessing"]["largest_pixel_difference"] <= 1e-5
+    exported = program.OnnxModel(tmp_path / "onnx")
+    np.testing.assert_allclose(exported.frame(picture)[0], processor(images=[picture])["pixel_values"][0], atol=1e-6)
+    with pytest.raises(ValueError, match=r"window it to 8 bits first \(this model was saved with the window lung"):
+        exported.frame(Image.new("I;16", (9, 9)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])

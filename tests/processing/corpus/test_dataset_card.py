@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
-from built_corpora import rewrite
+from built_corpora import build, rewrite
 
 from regionmed_clip.processing.corpus.build import build_corpus
 from regionmed_clip.processing.corpus.built_corpus import BuiltCorpus
@@ -62,6 +63,20 @@ def test_the_card_says_what_it_must(built_once):
     assert built_once.revision in card
     assert "phantom" not in card
     assert str(built_once.folder.parent) not in card
+
+
+def test_what_source_md_says_of_attribution_comes_along_into_manifest_and_card(built_once, tmp_path):
+    assert built_once.manifest["sources"][0]["notes"] == "- Licence: CC BY 4.0\n- Modality: chest radiograph"
+    root = shutil.copytree(built_once.folder.parent / "chest", tmp_path / "chest")
+    said = "- Licence: CC BY 4.0\n- Citation: A. Author, A set of films, 2020.\n- Changes: cut to 60 x 48."
+    (root / "SOURCE.md").write_text(f"# chest\n\n{said}\n")
+    corpus = build(tmp_path / "corpus", root)
+    assert corpus.manifest["sources"][0]["notes"] == said
+    assert f"### chest\n\n{said}\n" in (corpus.folder / "README.md").read_text()
+    (root / "SOURCE.md").unlink()
+    corpus = build(tmp_path / "silent", root)
+    assert "notes" not in corpus.manifest["sources"][0]
+    assert "### chest" not in render_card(corpus)
 
 
 def test_the_loading_example_names_the_repository_or_the_corpus(built_once):
