@@ -73,7 +73,7 @@ class Page:
             with gr.Row():
                 windows = self.answers.windows
                 self.window = gr.Dropdown(list(windows), value=windows[0], label="CT window of 16-bit files")
-                self.number = gr.Number(None, label="Frame or slice, from 0 (Enter)", precision=0, minimum=0)
+                self.number = gr.Number(None, label="Frame or slice, from 0 (Enter)", minimum=0)
 
     def _lay_out_answers(self, texts: str, cards: str, text: str) -> None:
         with gr.Tab("Read boxes", id="read"):

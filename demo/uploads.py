@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +17,7 @@ MAX_SIDE_PX = 1600  # a larger picture is made smaller; the models see far less
 MAX_BOXES = 12
 MAX_TEXTS = 24
 MAX_TEXT_LENGTH = 300
+MAX_FRAMES = 1_000_000
 AS_STORED, OF_MODEL = "as the file says", "the model's own"
 WINDOWS = (AS_STORED, "lung", "mediastinum", "abdomen", "bone", "brain", "subdural")
 _WORDS_FOR_VISITORS = (  # parts of messages that speak to programmers, and what the page says instead
@@ -49,6 +50,8 @@ def open_picture(
     """
     options: dict[str, Any] = {} if window in (AS_STORED, OF_MODEL) else {"window": window}
     if number is not None:
+        if not isinstance(number, (int, float)) or not 0 <= number < MAX_FRAMES or number != int(number):
+            raise ValueError(f'"Frame or slice" under Options is {str(number)[:40]}; it must be a whole number from 0.')
         is_volume = path.name.lower().endswith((".nii", ".nii.gz"))
         options["slice_index" if is_volume else "frame_index"] = int(number)
     try:
@@ -97,7 +100,7 @@ def check_boxes(payload: Any, width: int, height: int) -> list[Box]:
 
 def _check_box(box: Any, number: int, width: int, height: int) -> Box:
     is_four = isinstance(box, (list, tuple)) and len(box) == 4
-    if not is_four or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
+    if not is_four or not all(isinstance(v, (int, float)) and abs(v) <= sys.float_info.max for v in box):
         raise ValueError(f"Box {number} is {str(box)[:80]}; it must be four numbers x0, y0, x1, y1 in pixels.")
     x0, y0, x1, y1 = (float(value) for value in box)
     x0, x1 = max(0.0, min(x0, width)), max(0.0, min(x1, width))

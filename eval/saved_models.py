@@ -8,6 +8,8 @@ or one in open_clip's format.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ def load_model(
         geometry: of a checkpoint of others: "source" repeats its own pixels, crops included; "pad" shows whole images.
 
     Raises:
-        ValueError: for a folder that holds neither, and for one whose files are not whole or cannot be read.
+        ValueError: for a folder that holds neither, one whose files are not whole or cannot be read, and weights that
+            lack a tensor of the model or hold one of another.
     """
     kind = kind_of_folder(path)
     if kind != OWN_KIND:
@@ -73,8 +76,37 @@ def answers_questions(path: str | Path) -> bool:
 def _load_own(model_class: type, path: str | Path, device: str | torch.device) -> tuple[Any, RegionMedClipProcessor]:
     """A model of our own in evaluation mode, and its processor."""
     AutoConfig.register(OWN_KIND, RegionMedClipConfig, exist_ok=True)  # the tokenizer asks for it
-    model = model_class.from_pretrained(path, local_files_only=True).eval().to(device)
-    return model, RegionMedClipProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    with _named(path, "config.json and model.safetensors"):
+        model, told = model_class.from_pretrained(path, local_files_only=True, output_loading_info=True)
+    _refuse_other_weights(path, told["missing_keys"], told["unexpected_keys"])
+    with _named(path, "tokenizer.json and processor_config.json"):
+        processor = RegionMedClipProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    return model.eval().to(device), processor
+
+
+def _refuse_other_weights(path: str | Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """None; ValueError where the weights are not those of the model: what is missing would be drawn at random."""
+    for names, what in ((sorted(missing), "lack"), (sorted(unexpected), "hold, though the model has no such part,")):
+        if names:
+            raise ValueError(
+                f"the weights in {str(path)!r} {what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''} "
+                f"({len(names)} tensors); take the whole folder from the run that saved it, with its own config.json."
+            )
+
+
+@contextmanager
+def _named(path: str | Path, files: str) -> Iterator[None]:
+    """Turns whatever the libraries raise of broken files into a ValueError that names the folder and the files."""
+    try:
+        yield
+    except Exception as error:  # tokenizers raises no narrower one
+        if isinstance(error, (ValueError, OSError)) and not isinstance(error, json.JSONDecodeError):
+            raise  # these say what is wrong
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{files} in {str(path)!r} are not whole or not of one model ({type(error).__name__}: {reason}); take the "
+            "folder from the run again."
+        ) from error
 
 
 def kind_of_folder(path: str | Path) -> str:

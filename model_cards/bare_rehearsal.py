@@ -4,9 +4,9 @@
 
 Hidden are our packages and every installed one that is not required: of a model by torch, transformers and Pillow, of a
 Space by its requirements.txt. Of a model: golden outputs by the Auto classes, the zero-shot pipeline, the folder's own
-pipelines, the handler of an endpoint. Of a Space: the page with its first example read, a heat map, a search. Prints
-one line of JSON; the exit status is 1 with the reason where something fails. Imports nothing of ours: it must work
-where only what is required is installed.
+pipelines, the tasks of an endpoint's handler that people ask for. Of a Space: the page with its first example read, a
+heat map, a search. Prints one line of JSON; the exit status is 1 with the reason where something fails. Imports nothing
+of ours: it must work where only what is required is installed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ STRANGERS_PACKAGES = ("torch", "transformers", "pillow")
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 HANDLER_FILE = "handler.py"
 ZERO_SHOT = "zero-shot-image-classification"
+EVERY_COSINE = {"source": "heat", "threshold": -1.0}  # of grounding: nothing is too unlike
 NUM_CASES = 3  # that are looked at
 SHARE_ATOL = 2e-2  # of a share: weights may be of half precision
 
@@ -93,7 +94,7 @@ def rehearse(folder: Path) -> dict[str, Any]:
     golden = golden_outputs.read_golden(folder / golden_outputs.GOLDEN_FILE)
     picture = golden_outputs.draw_picture()
     told["pipelines"] = use_pipelines(folder, picture, golden)
-    told["handler"] = use_handler(folder, picture, golden.texts)
+    told["handler"] = use_handler(folder, picture, golden)
     refuse_our_packages()
     return told
 
@@ -168,38 +169,48 @@ def check_shares(task: str, answers: list[dict[str, Any]], texts: tuple[str, ...
 def classify_regions(pipe: Any, picture: Any, golden: Any) -> None:
     """None; ValueError where the golden boxes are read otherwise than by the golden outputs."""
     asked = {"candidate_labels": list(golden.region_texts), "boxes": golden.boxes.tolist(), "window": None}
-    regions = pipe(picture, **asked)
+    check_regions("region-classification", pipe(picture, **asked), golden)
+
+
+def check_regions(task: str, regions: list[dict[str, Any]], golden: Any) -> None:
+    """None; ValueError where regions are not the golden boxes, their labels read as by the golden outputs."""
     expected = golden.outputs["logits_per_region"][0].float().softmax(dim=-1).tolist()
     if len(regions) != len(expected):
-        raise ValueError(f"region-classification answered {len(regions)} regions; it was asked about {len(expected)}.")
+        raise ValueError(f"{task} answered {len(regions)} regions; it was asked about {len(expected)}.")
     for region, shares in zip(regions, expected):
-        check_shares("region-classification", region["labels"], golden.region_texts)
+        check_shares(task, region["labels"], golden.region_texts)
         found = {label["label"]: label["score"] for label in region["labels"]}
         if any(abs(found[text] - share) > SHARE_ATOL for text, share in zip(golden.region_texts, shares)):
-            raise ValueError(f"region-classification answered {found}; by the golden outputs it is {shares}.")
+            raise ValueError(f"{task} answered {found}; by the golden outputs it is {shares}.")
 
 
 def ground_regions(pipe: Any, picture: Any, golden: Any) -> None:
     """None; ValueError where what is found is not of the texts, or not in the picture."""
-    texts = golden.region_texts
-    found = pipe(picture, candidate_labels=list(texts), source="heat", threshold=-1.0, window=None)
+    found = pipe(picture, candidate_labels=list(golden.region_texts), **EVERY_COSINE, window=None)
+    check_grounding("region-grounding", found, picture, golden.region_texts)
+
+
+def check_grounding(task: str, found: list[dict[str, Any]], picture: Any, texts: tuple[str, ...]) -> None:
+    """None; ValueError where nothing was found, or what is not of the texts, or not in the picture."""
     for one in found:
         box, (width, height) = one["box"], picture.size
         is_inside = 0 <= box["xmin"] < box["xmax"] <= width + 1 and 0 <= box["ymin"] < box["ymax"] <= height + 1
         if one["label"] not in texts or not is_inside or not abs(one["score"]) <= 1 + SHARE_ATOL:
-            raise ValueError(
-                f"region-grounding answered {one} about {texts} in a picture of {width} x {height} pixels."
-            )
+            raise ValueError(f"{task} answered {one} about {texts} in a picture of {width} x {height} pixels.")
     if not found:
-        raise ValueError(f"region-grounding found nothing of {texts}, though every cosine was enough.")
+        raise ValueError(f"{task} found nothing of {texts}, though every cosine was enough.")
 
 
 def ask_question(pipe: Any, picture: Any, golden: Any) -> None:
     """None; ValueError where the answer to the golden question about a golden box is none that the model knows."""
     answers = pipe(image=picture, question=golden.question, boxes=golden.boxes.tolist(), top_k=1, window=None)
-    known = pipe.model.config.id2label.values()
+    check_answers("visual-question-answering", answers, pipe.model.config.id2label.values())
+
+
+def check_answers(task: str, answers: list[dict[str, Any]], known: Any) -> None:
+    """None; ValueError where the answers are not one of the known."""
     if len(answers) != 1 or answers[0]["answer"] not in known or not 0 <= answers[0]["score"] <= 1:
-        raise ValueError(f"visual-question-answering answered {answers}; it must be one answer that the model knows.")
+        raise ValueError(f"{task} answered {answers}; it must be one answer that the model knows.")
 
 
 ASKED = {
@@ -209,23 +220,50 @@ ASKED = {
 }
 
 
-def use_handler(folder: Path, picture: Any, texts: tuple[str, ...]) -> Any:
-    """The zero-shot answer of the folder's EndpointHandler; None where there is no handler.py."""
+def use_handler(folder: Path, picture: Any, golden: Any) -> Any:
+    """The zero-shot answer of the folder's EndpointHandler; None where there is no handler.py.
+
+    ValueError where it, or what the handler says of boxes, of texts, of grounding or of a question, is not about what
+    was asked.
+    """
     if not (folder / HANDLER_FILE).is_file():
         return None
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
+    image = base64.b64encode(buffer.getvalue()).decode("ascii")
+    boxed = {"image": image, "boxes": golden.boxes.tolist()}
     handler = load_file(folder / HANDLER_FILE, "handler").EndpointHandler(str(folder))
-    data = {
-        "inputs": base64.b64encode(buffer.getvalue()).decode("ascii"),
-        "parameters": {"task": "zero_shot", "candidate_labels": list(texts), "window": None},  # 8-bit: no window
-    }
-    answered = handler(data)
-    json.dumps(answered)
-    if isinstance(answered, dict) and "error" in answered:
-        raise ValueError(f"{HANDLER_FILE} answered {answered['error']} to a sound request.")
-    check_shares(HANDLER_FILE, answered, texts)
+
+    def ask(task: str, inputs: Any, **settings: Any) -> Any:
+        answered = handler({"inputs": inputs, "parameters": {"task": task, **settings}})
+        json.dumps(answered)
+        if isinstance(answered, dict) and "error" in answered:
+            raise ValueError(f"{HANDLER_FILE} answered {answered['error']} to a sound request for {task}.")
+        return answered
+
+    plain = {"window": None}  # the picture is of 8 bits
+    of_regions = {"candidate_labels": list(golden.region_texts), **plain}
+    answered = ask("zero_shot", image, candidate_labels=list(golden.texts), **plain)
+    check_shares(HANDLER_FILE, answered, golden.texts)
+    check_regions(f"{HANDLER_FILE} classify_regions", ask("classify_regions", boxed, **of_regions), golden)
+    found = ask("ground", image, **of_regions, **EVERY_COSINE)
+    check_grounding(f"{HANDLER_FILE} ground", found, picture, golden.region_texts)
+    check_embeddings(f"{HANDLER_FILE} embed_text", ask("embed_text", list(golden.texts)), golden)
+    if golden.question is not None:
+        told = ask("answer", {**boxed, "question": golden.question}, top_k=1, **plain)
+        check_answers(f"{HANDLER_FILE} answer", told, handler.answering.config.id2label.values())
     return answered
+
+
+def check_embeddings(task: str, answers: list[dict[str, Any]], golden: Any) -> None:
+    """None; ValueError where the embeddings of the golden texts are not the golden ones."""
+    expected = golden.outputs["text_embeds"].float().tolist()
+    found = [one["embedding"] for one in answers]
+    if [len(row) for row in found] != [len(row) for row in expected]:
+        raise ValueError(f"{task} answered {len(found)} embeddings of another size; {len(expected)} were asked for.")
+    gap = max(abs(a - b) for row, other in zip(found, expected) for a, b in zip(row, other))
+    if not gap <= SHARE_ATOL:
+        raise ValueError(f"{task} answered embeddings up to {gap:.3g} from the golden outputs.")
 
 
 def _normal(name: str) -> str:

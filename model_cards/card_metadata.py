@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id
 
 from regionmed_clip.eval.results import Result
@@ -31,6 +32,8 @@ def model_metadata(results: Sequence[Result], facts: Mapping[str, Any]) -> str:
         library_name=LIBRARY,
         pipeline_tag=ANSWER_TASK if facts["num_answers"] else ENCODER_TASK,
         license=facts["license"],
+        license_name=facts["license_name"],
+        license_link=facts["license_link"],
         language=facts["language"],
         tags=list(facts["tags"]),
         base_model=facts["base_model"],
@@ -43,14 +46,14 @@ def model_metadata(results: Sequence[Result], facts: Mapping[str, Any]) -> str:
 
 def split_card(card: str) -> tuple[dict[str, Any], str]:
     """(metadata, Markdown) of a card; ValueError where the YAML block is absent or does not parse."""
-    parts = card.split("---\n", 2)
-    if len(parts) != 3 or parts[0]:
+    block = REGEX_YAML_BLOCK.match(card)  # as the Hub's own client cuts it
+    if block is None:
         raise ValueError("the card does not begin with a YAML block between two lines of ---; the Hub needs one.")
     try:
-        metadata = yaml.safe_load(parts[1])
+        metadata = yaml.safe_load(block[2])
     except yaml.YAMLError as error:
         raise ValueError(f"the card's YAML does not parse ({error}); repair the template or the facts.") from error
-    return metadata if isinstance(metadata, dict) else {}, parts[2]
+    return metadata if isinstance(metadata, dict) else {}, card[block.end() :]
 
 
 def check_metadata(metadata: Mapping[str, Any], required: Sequence[str] = REQUIRED) -> None:
@@ -79,7 +82,7 @@ def check_metadata(metadata: Mapping[str, Any], required: Sequence[str] = REQUIR
                     "correct it, or add it there if the Hub has it by now."
                 )
     if "other" in _listed(metadata.get("license")) and not metadata.get("license_name"):
-        raise ValueError("the card's license is 'other'; then license_name must name it. Add it.")
+        raise ValueError("the card's license is 'other'; then license_name must name it. Add it to the facts.")
     for value in _listed(metadata.get("language")):
         if not isinstance(value, str) or not _LANGUAGE.fullmatch(value):
             raise ValueError(f"the card's language is {value!r}; it must be a code such as en. Quote it in YAML.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from regionmed_clip.processing.corpus.sources.jsonl import ANNOTATIONS_NAME, Jso
 REQUIRED = ("license", "task_categories", "size_categories", "configs")
 SPLIT_OF_ROWS = "annotations"  # on the Hub: the rows of all splits lie in one file
 MAX_FINDINGS = 20
+SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]*")  # datasets reads *, ? and [ as patterns of files
 
 
 @dataclass
@@ -85,6 +87,7 @@ def render_dataset_card(folder: str | Path, repo_id: str | None = None) -> str:
         return render_corpus_card(BuiltCorpus(folder), repo_id)
     sources = [_count(source) for source in open_jsonl(folder)]
     is_one = (Path(folder) / ANNOTATIONS_NAME).is_file()
+    _check_names([] if is_one else [source.name for source in sources])
     total = Counts()
     for counts in (counts for source in sources for counts in source.splits.values()):
         for name, value in vars(counts).items():
@@ -116,6 +119,16 @@ def check_dataset_card(card: str) -> None:
         if not isinstance(config, dict) or not config.get("config_name") or not config.get("data_files"):
             raise ValueError(
                 f"the card's configs hold {config!r}; each has config_name and data_files. Render it again."
+            )
+
+
+def _check_names(names: list[str]) -> None:
+    """None; ValueError for a folder whose name can be no configuration, path and text of a card at once."""
+    for name in names:
+        if not SOURCE_NAME.fullmatch(name) or "---" in name:
+            raise ValueError(
+                f"source folder {name!r} cannot be loaded by that name: it must be letters, digits, '.', '_', single "
+                "'-' and spaces, and start with a letter or digit. Rename the folder."
             )
 
 

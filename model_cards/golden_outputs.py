@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,6 +39,8 @@ OUTPUTS = (
     "proposal_logits",
     "proposal_boxes",
 )
+METADATA = frozenset({"format", "texts", "region_texts", "question", "settings"})
+CLASS_NAMES = frozenset({"auto_map", "processor_class", "image_processor_type"})
 PIXEL_ATOL = 2e-2  # one of 255 levels at a usual standard deviation: another Pillow may round otherwise
 TOLERANCES = {
     torch.float32: (1e-3, 1e-4),
@@ -55,6 +57,8 @@ class Golden:
         image: (H, W, 3) uint8.
         boxes: (R, 4) float32; (x0, y0, x1, y1) in pixels of the image.
         texts, region_texts, question: what is asked; the question of a model that answers, else None.
+        settings: name -> what no output shows: the window that the processor was saved with, the names of the answers;
+            empty in files of earlier versions.
         inputs: name -> tensor; what the processor made of them.
         outputs: name -> tensor; what the model answered to `inputs`.
     """
@@ -64,6 +68,7 @@ class Golden:
     texts: tuple[str, ...]
     region_texts: tuple[str, ...]
     question: str | None
+    settings: Mapping[str, Any]
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
 
@@ -97,6 +102,7 @@ def write_golden(path: str | Path, encoder: Any, processor: Any, answering: Any 
         texts=TEXTS,
         region_texts=REGION_TEXTS,
         question=None if answering is None else QUESTION,
+        settings=settings_of(processor, answering),
         inputs={},
         outputs={},
     )
@@ -111,6 +117,7 @@ def write_golden(path: str | Path, encoder: Any, processor: Any, answering: Any 
                 "earlier checkpoint of the run."
             )
     told = {"format": FORMAT, "texts": json.dumps(TEXTS), "region_texts": json.dumps(REGION_TEXTS)}
+    told |= {"settings": json.dumps(golden.settings, sort_keys=True)}
     told |= {} if golden.question is None else {"question": golden.question}
     tensors = {"image": golden.image, "boxes": golden.boxes}
     tensors |= {f"inputs.{name}": tensor.contiguous() for name, tensor in inputs.items()}
@@ -119,25 +126,74 @@ def write_golden(path: str | Path, encoder: Any, processor: Any, answering: Any 
 
 
 def read_golden(path: str | Path) -> Golden:
-    """The content of a golden file; ValueError for a file of another kind."""
-    with safe_open(path, framework="pt") as file:
-        told = file.metadata() or {}
-        if told.get("format") != FORMAT:
-            raise ValueError(f"{path} is of the format {told.get('format')!r}, not {FORMAT!r}; stage the model again.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    """The content of a golden file; ValueError for a file of another kind, one not whole, or one that holds more."""
+    way_out = "take it from the run again, or delete it and stage the model again."
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}); {way_out}") from error
+    if told.get("format") != FORMAT:
+        raise ValueError(f"{path} is of the format {told.get('format')!r}, not {FORMAT!r}; {way_out}")
     parts: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}}
+    num_unknown = len(set(told) - METADATA)
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         if part in parts:
             parts[part][rest] = tensor
-    return Golden(
-        image=tensors["image"],
-        boxes=tensors["boxes"],
-        texts=tuple(json.loads(told["texts"])),
-        region_texts=tuple(json.loads(told["region_texts"])),
-        question=told.get("question"),
-        **parts,
-    )
+        elif name not in ("image", "boxes"):
+            num_unknown += 1
+    if num_unknown:
+        raise ValueError(f"{path} holds {num_unknown} tensors or texts that no golden file has; {way_out}")
+    try:
+        return Golden(
+            image=tensors["image"],
+            boxes=tensors["boxes"],
+            texts=tuple(json.loads(told["texts"])),
+            region_texts=tuple(json.loads(told["region_texts"])),
+            question=told.get("question"),
+            settings=dict(json.loads(told.get("settings", "{}"))),
+            **parts,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} lacks what every golden file has ({error!r}); {way_out}") from error
+
+
+def settings_of(processor: Any, answering: Any = None) -> dict[str, Any]:
+    """What no output shows, as JSON has it: the processor's window, the names of the answers in order."""
+    names = answering.config.id2label if answering is not None else {}
+    found = {"window": processor.image_processor.window, "answers": [names[i] for i in sorted(names)]}
+    return json.loads(json.dumps(found))
+
+
+def compare_settings(found: Mapping[str, Any], golden: Golden) -> None:
+    """None; ValueError where the window or the names of the answers are not those of the golden file."""
+    for name, expected in golden.settings.items():
+        if found.get(name) != expected:
+            shown = [f"{value!r:.80}" for value in (found.get(name), expected)]
+            raise ValueError(
+                f"the {name} of this model: {shown[0]}; where the golden outputs were made: {shown[1]}. Put back the "
+                "configuration of the run."
+            )
+
+
+def check_image_processors(folder: Path) -> None:
+    """None; ValueError where the image processor alone would read a picture otherwise than within the processor.
+
+    Which of the two files is read depends on the client and its version.
+    """
+    alone, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if not (alone.is_file() and whole.is_file()):
+        return
+    first, second = (json.loads(path.read_text(encoding="utf-8")) for path in (alone, whole))
+    second = second.get("image_processor", first)
+    for name in sorted((set(first) | set(second)) - CLASS_NAMES):
+        if first.get(name) != second.get(name):
+            raise ValueError(
+                f"{name} is {first.get(name)!r} in {alone.name} and {second.get(name)!r} in {whole.name}; both must "
+                "read a picture alike. Stage the model again."
+            )
 
 
 def process(processor: Any, golden: Golden) -> dict[str, Tensor]:
@@ -213,14 +269,18 @@ def check_golden(folder: str | Path) -> str:
 
     folder = Path(folder)
     golden = read_golden(folder / GOLDEN_FILE)
+    check_image_processors(folder)
     remote = {"trust_remote_code": True, "local_files_only": True}
     processor = transformers.AutoProcessor.from_pretrained(folder, **remote)
     encoder = transformers.AutoModel.from_pretrained(folder, **remote).eval()
+    answering = None
     pixels = compare_inputs(process(processor, golden), golden)
     found = answer(encoder, golden.inputs)
     if golden.question is not None:
         auto_class = transformers.AutoModelForVisualQuestionAnswering
-        found |= answer_question(auto_class.from_pretrained(folder, **remote).eval(), golden.inputs)
+        answering = auto_class.from_pretrained(folder, **remote).eval()
+        found |= answer_question(answering, golden.inputs)
+    compare_settings(settings_of(processor, answering), golden)
     outputs = compare_outputs(found, golden, encoder.dtype)
     return (
         f"transformers {transformers.__version__}, torch {torch.__version__}: {len(golden.outputs)} outputs alike; "

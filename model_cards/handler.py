@@ -27,8 +27,8 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # no others: some of Pillow's readers start programs
 READ_AS = (*FORMATS, "MPO")  # MPO: how Pillow names the photographs of phones, which are JPEG
 DEFLATED_DICOM = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.95", b"1.2.840.10008.1.2.4.205")
-MAX_JPEG_SCANS = 100  # a progressive JPEG has about 10; each is a pass over all pixels
 MAX_MESSAGE_CHARS = 600
+MAX_NAME_CHARS = 100  # of a window, a source, a format of boxes
 LARGEST_NUMBER = 1e9  # of a box: no image is that large
 UNREADABLE = (
     OSError,
@@ -95,7 +95,7 @@ class EndpointHandler:
         self.answering = model.to(self.device) if answers else None
         self.model = model.regionmed_clip if answers else model.to(self.device)
         self.processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
-        self.check_tiff = get_class_from_dynamic_module("tiff_directories.check_tiff", path)  # of the processor's code
+        self.check_encoded = get_class_from_dynamic_module("encoded_pictures.check_encoded", path)  # of the processor
         positions = getattr(self.model.config.text_config, "max_position_embeddings", None) or math.inf
         self.max_tokens = min(self.processor.tokenizer.model_max_length, positions)
         self.text_lock, self.model_lock = threading.Lock(), threading.Lock()  # a fast tokenizer serves one at a time
@@ -113,6 +113,9 @@ class EndpointHandler:
             return self._answer(data)
         except RequestError as error:
             return {"error": {"status": error.status, "item": error.item, "message": str(error)}}
+        except (MemoryError, RecursionError) as error:
+            what = "needs more memory than there is" if isinstance(error, MemoryError) else "is nested too deeply"
+            return {"error": {"status": 413, "item": "request", "message": f"the request {what}. Send a smaller one."}}
 
     def _answer(self, data: Any) -> Any:
         """What `__call__` gives, a refusal raised."""
@@ -294,7 +297,7 @@ class EndpointHandler:
         if len(chosen) != 1:
             raise RequestError(400, place, 'an input needs "image" or "file", one of them.')
         place = f"{place}.{chosen[0]}" if len(item) > 1 or chosen == ["file"] else place
-        source = _readable(item[chosen[0]], place, self.limits, self.check_tiff)
+        source = _readable(item[chosen[0]], place, self.limits, self.check_encoded)
         changes = {"window": settings["window"]} if "window" in settings else {}
         changes |= {"frame_index": item["frame_index"]} if item.get("frame_index") is not None else {}
         worker = _or_refuse("parameters.window", self.processor.image_processor.with_overrides, **changes)
@@ -349,8 +352,8 @@ def _checked_settings(given: dict, task: Task, name: str) -> dict:
                 f"window is {_short(value)}; it must be null, [center, width], a name, or a list of three of these."
             )
             raise RequestError(400, place, message)
-        if setting in ("source", "box_format") and not isinstance(value, str):
-            raise RequestError(400, place, f"{setting} is {_short(value)}; it must be a text.")
+        if setting in ("source", "box_format") and not _is_name(value):
+            raise RequestError(400, place, f"{setting} is {_short(value)}; it must be a text that names one.")
     return given
 
 
@@ -359,12 +362,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
 
 
+def _is_name(value: Any) -> bool:
+    """Whether this is a text no longer than any name that a setting knows."""
+    return isinstance(value, str) and len(value) <= MAX_NAME_CHARS
+
+
 def _is_like_window(value: Any) -> bool:
     """Whether this looks like a window, so that the image processor can say what is wrong with it, if anything."""
     is_listed = isinstance(value, (list, tuple)) and len(value) <= 3
     parts = [value] if not is_listed or all(map(_is_number, value)) else value
     return value is None or all(
-        isinstance(part, str) or (isinstance(part, (list, tuple)) and len(part) <= 3 and all(map(_is_number, part)))
+        _is_name(part) or (isinstance(part, (list, tuple)) and len(part) <= 3 and all(map(_is_number, part)))
         for part in parts
     )
 
@@ -383,7 +391,7 @@ def _item(value: Any, place: str, task: Task) -> dict:
     return item
 
 
-def _readable(value: Any, place: str, limits: Limits, check_tiff: Callable[..., None]) -> Any:
+def _readable(value: Any, place: str, limits: Limits, check_encoded: Callable[..., None]) -> Any:
     """A picture that is safe to decode: a PIL image not decoded yet, or the bytes of a DICOM file."""
     content = _from_base64(value, place, limits) if isinstance(value, str) else value
     if not isinstance(content, (bytes, bytearray, Image.Image)):
@@ -395,23 +403,25 @@ def _readable(value: Any, place: str, limits: Limits, check_tiff: Callable[..., 
                 message = "this DICOM file is deflated as a whole, which is not read. Store it plainly."
                 raise RequestError(422, place, message)
             return bytes(content)
-        _or_refuse(place, check_tiff, BytesIO(content), place)
+        _or_refuse(place, check_encoded, BytesIO(content), place)
     kinds = f"it must be a complete {', '.join(FORMATS)} or DICOM file. {ONLY_BYTES}"
     try:
         if isinstance(content, Image.Image):
-            return _checked_picture(content, b"", place, limits)
-        return _checked_picture(Image.open(BytesIO(content), formats=FORMATS), content, place, limits)
+            return _checked_picture(content, place, limits)
+        return _checked_picture(Image.open(BytesIO(content), formats=FORMATS), place, limits)
     except RequestError:
         raise
     except UnidentifiedImageError as error:
         raise RequestError(422, place, f"these {len(content):,} bytes are no picture that is read; {kinds}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(f"more than {limits.max_pixels:,}", place, limits) from error
+        stated = re.search(r"\d+", str(error))  # Pillow says how many
+        what = f"{int(stated[0]):,}" if stated else f"more than {limits.max_pixels:,}"
+        raise _too_many_pixels(what, place, limits) from error
     except UNREADABLE as error:
         raise RequestError(422, place, f"this picture is broken ({_short(str(error), 120)}); {kinds}") from error
 
 
-def _checked_picture(image: Image.Image, content: bytes, place: str, limits: Limits) -> Image.Image:
+def _checked_picture(image: Image.Image, place: str, limits: Limits) -> Image.Image:
     """The picture, opened and not decoded, whose header says nothing that is too large or of several frames."""
     if image.format not in (*READ_AS, None):
         raise RequestError(422, place, f"this is a {image.format} picture; it must be one of {', '.join(FORMATS)}.")
@@ -420,8 +430,6 @@ def _checked_picture(image: Image.Image, content: bytes, place: str, limits: Lim
         raise _too_many_pixels(f"{width} x {height}", place, limits)
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise RequestError(422, place, "this picture has several frames; send the one that is meant, as a PNG.")
-    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise RequestError(422, place, f"this JPEG has more than {MAX_JPEG_SCANS} scans; save it again, plainly.")
     return image
 
 
@@ -534,10 +542,17 @@ def _or_refuse(place: str, function: Callable[..., Any], *args: Any, **kwargs: A
         raise RequestError(422, place, message) from error
 
 
+class _Shown(reprlib.Repr):
+    """Short texts of plain values, also of whole numbers that Python refuses to write out."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() < 1000 else f"a number of {x.bit_length():,} bits"
+
+
 def _short(value: Any, length: int = 60) -> str:
     """The value as a message shows it: never more than `length` characters, and no bytes of a picture."""
     if isinstance(value, (bytes, bytearray, Image.Image)):
         return f"a {type(value).__name__}"
-    text = value[: length + 1] if isinstance(value, str) else f"{type(value).__name__} {reprlib.repr(value)}"
+    text = value[: length + 1] if isinstance(value, str) else f"{type(value).__name__} {_Shown().repr(value)}"
     text = text.encode("ascii", "backslashreplace").decode()
     return repr(text) if len(text) <= length else f"{text[:length]!r}..."

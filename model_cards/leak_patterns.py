@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_SECRET_VALUE = r"(?=[^\s\"']*\d)[A-Za-z0-9/+_=.!@#$%^&*-]{10,}"
 SECRET_PATTERNS: dict[str, str] = {
     "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b",
     "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})\b",
     "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
+    "an npm token": r"\bnpm_[A-Za-z0-9]{30,}\b",
     "an AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
     "a Google key": r"\bAIza[A-Za-z0-9_-]{35}",
     "a Slack token": r"\bxox[abprs]-[A-Za-z0-9-]{10,}",
@@ -19,15 +21,18 @@ SECRET_PATTERNS: dict[str, str] = {
     "a signed web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
     "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----",
     "a password in a web address": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"'<>]+:[^\s/@\"'<>{}$]{3,}@[\w.-]+",
-    "a password or key": (
-        r"(?i:\b\w*(?:password|passwd|secret|api_?key|access_?key|auth_?token|wandb_api_key|hf_token)\b)"
-        r"\\?[\"']?\s*[:=]\s*\\?[\"']?(?=[^\s\"']*\d)[A-Za-z0-9/+_=.-]{12,}"
+    "a password or key in an assignment": (
+        r"(?i:\b\w*(?:password|passwd|secret|(?:api|access|account|wandb)[_-]?key|auth[_-]?token|hf[_-]token)\b)"
+        rf"\\?[\"']?\s*[:=]\s*\\?[\"']?{_SECRET_VALUE}"
     ),
+    "a password or key": rf"--?(?i:(?:\w+-)*(?:password|passwd|secret|key|token))\b[\s=,\"'\\]+{_SECRET_VALUE}",
+    "a bearer token": r"\b(?i:bearer)\s+(?=\S*\d)[A-Za-z0-9._~+/-]{16,}",
 }
 _ROOTS = "home|Users|root|mnt|media|srv|scratch|data|work|tmp|var|opt|gpfs|lustre|nfs|Volumes"
 PATH_PATTERN = re.compile(
     rf"(?<![\w.~/}}<-])(?:~|/(?:{_ROOTS})|/[\w.@+~-]+/[\w.@+~-]+)/[\w.@+/~-]*\w"
-    r"|(?<!\w)[A-Z]:\\(?:[\w.-]+\\)+[\w.-]*"
+    r"|(?<!\w)[A-Za-z]:\\{1,2}(?:[\w.-]+\\{1,2})+[\w.-]*"
+    r"|(?<![\w\\])\\\\[\w.-]+\\[\w$.-]+(?:\\[\w$.-]*)*"
     r"|\bfile://\S+"
 )
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5"})
@@ -52,7 +57,7 @@ def find_secrets(text: str) -> Iterator[Leak]:
 
 
 def find_local_paths(text: str) -> Iterator[Leak]:
-    """Every path of a file system, such as /home/NAME/... or C:\\..., that would name persons, machines or projects."""
+    """Every path of a file system that would name persons, machines or projects: /home/NAME, C:\\NAME, \\\\SERVER."""
     yield from (Leak("a local path", *match.span()) for match in PATH_PATTERN.finditer(text))
 
 

@@ -21,11 +21,13 @@ from regionmed_clip.eval.saved_models import (
     load_question_model,
 )
 
-from .golden_outputs import GOLDEN_FILE, Golden, compare_inputs, read_golden
+from .card_facts import load_facts
+from .golden_outputs import GOLDEN_FILE, Golden, compare_inputs, compare_settings, read_golden
 from .leak_patterns import shorten_paths
 from .publish_checks import find_problems, refuse_problems
 from .rehearsal import rehearse, rehearse_space
-from .render import check_card, load_facts
+from .render import check_card
+from .shipped_files import CODE_LICENSE_FILE, LICENSE_FILE
 from .space import check_model_on_hub, stage_space
 from .stage import CARD_FACTS_FILE, CARD_FILE, TRAINING_DATA_FILE, stage_flat_folder
 from .training_sources import read_training_images
@@ -167,7 +169,15 @@ def _check_source(source: Path, *, may_be_restricted: bool) -> None:
 def _training_data(source: Path) -> dict[str, Any] | None:
     """What training_data.json says; None where there is no such file."""
     path = source / TRAINING_DATA_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON ({error}); take it from the run again.") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"{path} holds a {type(told).__name__}, no object; take it from the run again.")
+    return told
 
 
 def _stage_model(source: Path, staged: Path, facts: Mapping[str, Any], results_file: Path | None) -> list[str]:
@@ -179,7 +189,8 @@ def _stage_model(source: Path, staged: Path, facts: Mapping[str, Any], results_f
     given = {"results": results, "facts": {**known, **facts}, "training_data": _training_data(source)}
     stage_flat_folder(model, processor, staged, **given)
     notes = [f"the card says nothing of {name} any more" for name in sorted(set(told) - set(known))]
-    notes += [*cut, *_keep_golden(source, staged), *_keep_card(source, staged, results, own_card)]
+    notes += [*cut, *_keep_golden(source, staged), *_keep_card(source, staged, results, own_card, {**known, **facts})]
+    notes += _keep_license(source, staged)
     left_out = _left_out(source, staged)
     notes += [f"left out, since they are no part of a published model: {', '.join(left_out)}"] if left_out else []
     notes += [] if results else ["no results: the card says that nothing was measured (regionmed-eval measures)"]
@@ -221,7 +232,7 @@ def _facts_and_own_card(source: Path) -> tuple[dict[str, Any], bool | None]:
 def _keep_golden(source: Path, staged: Path) -> list[str]:
     """A note; the golden file of the source, if it is about what is asked today, then lies in the staged folder.
 
-    ValueError where the processor no longer reads its picture and texts as it did.
+    ValueError where the processor no longer reads its picture and texts as it did, or window or answers are others.
     """
     now = "they were made now, so that they say nothing of earlier days"
     if not (source / GOLDEN_FILE).is_file():
@@ -230,7 +241,10 @@ def _keep_golden(source: Path, staged: Path) -> list[str]:
     if _asked(brought) != _asked(made):
         return [f"the folder's golden outputs were of another picture, other texts or other outputs; {now}"]
     compare_inputs(made.inputs, brought)
-    shutil.copyfile(source / GOLDEN_FILE, staged / GOLDEN_FILE)
+    compare_settings(made.settings, brought)
+    shutil.copyfile(source / GOLDEN_FILE, staged / GOLDEN_FILE)  # nothing else is in it: `read_golden` refuses that
+    if not brought.settings:
+        return ["the folder's golden outputs are of an earlier version and do not tell its window and its answers"]
     return []
 
 
@@ -240,20 +254,35 @@ def _asked(golden: Golden) -> tuple[Any, ...]:
     return *seen, golden.texts, golden.region_texts, golden.question, set(golden.inputs), set(golden.outputs)
 
 
-def _keep_card(source: Path, staged: Path, results: Sequence[Result], is_own: bool | None) -> list[str]:
+def _keep_card(
+    source: Path, staged: Path, results: Sequence[Result], is_own: bool | None, facts: Mapping[str, Any]
+) -> list[str]:
     """A note on the card; one that was edited by hand is checked, and then lies in the staged folder."""
     if is_own is None and (source / CARD_FILE).is_file():
         return ["README.md was written before facts were kept; it was rendered anew (--facts FILE adds what it lacks)"]
     if not is_own:
         return []
-    check_card((source / CARD_FILE).read_text(encoding="utf-8"), results)
+    check_card((source / CARD_FILE).read_text(encoding="utf-8"), results, facts)
     shutil.copyfile(source / CARD_FILE, staged / CARD_FILE)
     return ["README.md was edited by hand and is published as it is"]
+
+
+def _keep_license(source: Path, staged: Path) -> list[str]:
+    """A note; the LICENSE of the source, where it is another text than the code's, then lies in the staged folder."""
+    if (staged / LICENSE_FILE).is_file():  # the weights are under the licence of the code
+        return []
+    own = source / LICENSE_FILE
+    if own.is_file() and own.read_bytes() != (staged / CODE_LICENSE_FILE).read_bytes():
+        shutil.copyfile(own, staged / LICENSE_FILE)
+        return [f"{LICENSE_FILE} of the folder is published as that of the weights"]
+    return [f"the text of the weights' licence is missing; put it into the folder as {LICENSE_FILE}"]
 
 
 def _left_out(source: Path, staged: Path) -> list[str]:
     """The files at the top of the source that are not published, without hidden ones."""
     names = {path.name for path in source.iterdir() if not path.name.startswith((".", "__"))}
+    if (staged / CODE_LICENSE_FILE).is_file():  # what the source calls LICENSE has been told about
+        names.discard(LICENSE_FILE)
     return sorted(names - {path.name for path in staged.iterdir()})
 
 

@@ -3,29 +3,43 @@
 One commit, or one pull request with --create-pr, to a private repository unless --public is given. Whatever is refused
 is refused before anything is sent. Repeat an interrupted command: what has arrived is not sent again.
 
-Exit status: 0 done; 2 refused, with the reason on stderr; 130 interrupted.
+Exit status: 0 done; 2 refused, with the reason on stderr; 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from regionmed_clip.processing.corpus.hub_push import (
+    DATASET,
+    MODEL,
+    SPACE,
+    Pushed,
+    Upload,
+    check_access,
+    check_target,
+    push,
+)
+
+from .card_facts import load_facts
 from .dataset_publication import prepare_dataset
-from .hub_push import DATASET, MODEL, SPACE, Pushed, Upload, check_access, check_target, push, some_of
 from .publications import Publication, prepare_model, prepare_space, read_facts
-from .render import load_facts
-from .space import check_model_on_hub
+from .space import check_model_is_that, check_model_on_hub
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status; see the head of this file."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: files are removed, a rehearsal is ended
     try:
         with tempfile.TemporaryDirectory(prefix="regionmed-publish-") as work:
             publish(options, Path(work))
@@ -50,11 +64,15 @@ def publish(options: argparse.Namespace, work: Path) -> Pushed | None:
     if not source.is_dir():
         raise ValueError(f"there is no folder {str(source)!r}; give the one that is to be published.")
     if not options.dry_run:
-        told = {"is_public": options.public, "create_pr": options.create_pr, "tag": options.tag}
-        check_access(options.repo_id, options.what, **told)
+        check_access(options.repo_id, options.what, is_public=options.public, create_pr=options.create_pr)
+        if options.model_id is not None:
+            note = check_model_is_that(options.model_id, options.model_revision, source, is_public=options.public)
+            _say(note)
     publication = _prepare(options, source, work)
     for note in publication.notes:
         _say(f"note: {note}")
+    if options.save is not None:
+        _say(f"saved in {save(publication, Path(options.save))}: look at README.md there")
     if options.dry_run:
         for name, file in publication.files.items():
             _say(f"    {name}: {len(file) if isinstance(file, bytes) else file.stat().st_size:,} bytes")
@@ -75,6 +93,20 @@ def publish(options: argparse.Namespace, work: Path) -> Pushed | None:
     return pushed
 
 
+def save(publication: Publication, folder: Path) -> Path:
+    """The folder, which then holds what is sent; ValueError where there is something of that name."""
+    if folder.exists():
+        raise ValueError(f"{folder} is there already; --save takes a folder that it makes. Name another.")
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
+        whole = Path(temporary) / "whole"
+        for name, file in publication.files.items():
+            (whole / name).parent.mkdir(parents=True, exist_ok=True)
+            (whole / name).write_bytes(file if isinstance(file, bytes) else file.read_bytes())
+        whole.rename(folder)
+    return folder
+
+
 def outcome(upload: Upload, pushed: Pushed, size: str) -> list[str]:
     """What was done and how to use it, in lines for a person."""
     if not pushed.has_changed:
@@ -84,12 +116,7 @@ def outcome(upload: Upload, pushed: Pushed, size: str) -> list[str]:
     else:
         seen = "private" if pushed.is_private else "public"
         lines = [f"Published: {pushed.url} ({seen}), commit {pushed.commit}, {size}."]
-    for said, names in (
-        ("Removed, of an earlier publication", pushed.removed),
-        ("Left there, being of others", pushed.kept),
-        ("Replaced, though it was of others (the commit before keeps it)", pushed.replaced),
-    ):
-        lines += [f"{said}: {some_of(names)}."] if names else []
+    lines += pushed.lines()
     lines += [f"Tagged {upload.tag}."] if upload.tag else []
     at = f'"{upload.repo_id}", revision="{upload.tag or pushed.revision}"'
     if upload.repo_type == MODEL:
@@ -158,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--repo-id", required=True, metavar="ORG/NAME", help="the repository on the Hub, made if needed")
     add("--what", choices=(MODEL, DATASET, SPACE), default=MODEL, help="what PATH is published as (default: model)")
     add("--dry-run", action="store_true", help="do everything but send; needs no token and no network")
+    add("--save", metavar="FOLDER", help="also put what is sent into a new folder, to look at")
     add("--create-pr", action="store_true", help="open a pull request on an existing repository")
     add("--public", action="store_true", help="make the repository visible to all (default: private)")
     add("--tag", metavar="vX", help="also tag the commit, so that others can pin it")

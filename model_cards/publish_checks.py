@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from safetensors import SafetensorError, safe_open
@@ -32,6 +31,7 @@ UNREAD_SUFFIXES = frozenset({".model"})  # SentencePiece: word pieces in a binar
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt"})  # word pieces: no sentence to find PHI in
 OWN_TEXTS = frozenset({"LICENSE", "code_license.txt", "requirements.txt"})
 NOT_PERSONAL = frozenset({"url"})  # a card links to papers and data
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _HASH = re.compile(r"\b(?=[0-9a-f]*[a-f])[0-9a-f]{12,}\b|\b[0-9a-f]{32,}\b")
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
@@ -102,47 +102,54 @@ def _problems_of_file(path: Path, name: str) -> Iterator[Problem]:
 
 def problems_of_text(text: str, name: str) -> Iterator[Problem]:
     """Credentials, local paths and personal data in a text file, each with its line; nothing of what they say."""
-    for leak in find_secrets(text):
-        reason = f"line {_line(text, leak.start)} holds {leak.kind}; remove it, and revoke it: it was in a file"
-        yield Problem("secret", name, reason)
+    yield from dict.fromkeys(_problems_of_text(text, name))
+
+
+def _problems_of_text(text: str, name: str) -> Iterator[Problem]:
+    """As `problems_of_text`, perhaps with one problem twice."""
+    sayings = list(_sayings(text, Path(name).suffix))
+    for place, part in [(0, text), *sayings]:  # in JSON a name and its value are two sayings
+        for leak in find_secrets(part):
+            line = _line(text, place + leak.start)
+            yield Problem("secret", name, f"line {line} holds {leak.kind}; remove it, and revoke it: it was in a file")
     base = Path(name).name
-    if base in OWN_TEXTS or base.endswith(".py"):
+    if base in OWN_TEXTS or base.endswith(".py") or base in VOCABULARIES:
         return
-    if base not in VOCABULARIES:
-        for leak in find_local_paths(text):
-            yield Problem("local-path", name, f"line {_line(text, leak.start)} holds {leak.kind}; cut it to its name")
-        yield from _personal(text, name)
-
-
-def _personal(text: str, name: str) -> Iterator[Problem]:
-    """What looks like personal data, but for what our own templates say."""
-    for line, part in _sayings(text, Path(name).suffix):
+    for place, part in sayings:
+        for leak in find_local_paths(part):
+            line = _line(text, place + leak.start)
+            yield Problem("local-path", name, f"line {line} holds {leak.kind}; cut it to its name")
         part = _HASH.sub(lambda match: " " * len(match.group()), part)
         for hit in find_phi(part):
-            said = part[hit.start : hit.stop]
-            if hit.kind in NOT_PERSONAL or said in _own_words():
+            if hit.kind in NOT_PERSONAL or part[hit.start : hit.stop] in _own_words():
                 continue
-            place = line or _line(text, max(text.find(said), 0))
-            yield Problem(f"{PHI_PREFIX}{hit.kind}", name, f"line {place} holds what looks like {PHI_KINDS[hit.kind]}")
+            line = _line(text, place + hit.start)
+            yield Problem(f"{PHI_PREFIX}{hit.kind}", name, f"line {line} holds what looks like {PHI_KINDS[hit.kind]}")
 
 
 def _sayings(text: str, suffix: str) -> Iterator[tuple[int, str]]:
-    """(line or 0, text) of what may be about a person: of JSON its strings, whose numbers are none."""
-    if suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), start=1):
-            yield from ((number, part) for part in sorted(set(_strings(_parsed(line)))))
-    elif suffix == ".json":
-        yield from ((0, part) for part in sorted(set(_strings(_parsed(text)))))
-    else:
-        yield 0, text
+    """(place, text) of what may be about a person: of JSON each of its strings as it is meant, keys too, once.
+
+    Numbers in JSON are about no one. The place is that in `text`; a string of JSON is written on one line.
+    """
+    place, known = 0, set()
+    for part in text.split("\n") if suffix == ".jsonl" else [text]:
+        if suffix in (".json", ".jsonl") and _is_json(part):
+            for match in _JSON_STRING.finditer(part):
+                if match.group() not in known:
+                    known.add(match.group())
+                    yield place + match.start(), json.loads(match.group())
+        else:
+            yield place, part
+        place += len(part) + 1
 
 
-def _parsed(text: str) -> Any:
-    """The JSON value; of what is none the text itself, which is then read as a text."""
+def _is_json(text: str) -> bool:
     try:
-        return json.loads(text)
+        json.loads(text)
     except json.JSONDecodeError:
-        return text
+        return False
+    return True
 
 
 def _problems_of_tensors(path: Path, name: str) -> Iterator[Problem]:
@@ -175,7 +182,8 @@ def _problems_of_picture(path: Path, name: str) -> Iterator[Problem]:
 
 def _problems_of_results(path: Path, name: str) -> Iterator[Problem]:
     """Figures without an interval, or outside of theirs."""
-    rows = _parsed(path.read_text(encoding="utf-8", errors="replace"))
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows = json.loads(text) if _is_json(text) else None
     if not isinstance(rows, list):
         yield Problem("results", name, "is no list of results; write it by regionmed-eval")
         return
@@ -196,19 +204,6 @@ def _own_words() -> str:
     """What our templates and default facts say, with their dates and numbers."""
     paths = [*(OWN_FOLDER / "templates").iterdir(), *(OWN_FOLDER / "facts").iterdir()]
     return "\n".join(path.read_text(encoding="utf-8") for path in sorted(paths))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string of a JSON value, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
 
 
 def _line(text: str, place: int) -> int:

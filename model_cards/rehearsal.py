@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,8 @@ def _run(python: str, what: str, folder: Path, **variables: str) -> dict[str, An
         environment |= {"HOME": empty, "HF_HOME": f"{empty}/hf", "HF_MODULES_CACHE": f"{empty}/modules"}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         environment |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{empty}/files", **variables}
-        command = [python, "-I", "-B", str(SCRIPT), what, str(folder)]  # -B: no byte code, which names paths, in it
+        # Found here, for the process starts elsewhere. -B: no byte code, which names paths, in the folder.
+        command = [os.path.abspath(shutil.which(python) or python), "-I", "-B", str(SCRIPT), what, str(folder)]
         try:
             run = subprocess.run(
                 command, cwd=empty, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ OWN_FOLDER = Path(__file__).resolve().parent
 SHIPPED_CODE = ("handler.py", "golden_outputs.py", "check_installation.py")
 NEEDED = ("torch", "transformers", "pillow", "pydicom")  # by who runs a published model; pydicom reads DICOM
 CODE_LICENSE = "apache-2.0"
+LICENSE_FILE, CODE_LICENSE_FILE = "LICENSE", "code_license.txt"  # the second where the weights have another licence
 DISTRIBUTION = "regionmed-clip"
 
 
@@ -25,8 +26,12 @@ def add_shipped_files(folder: Path, license_name: str) -> None:
     for name in SHIPPED_CODE:
         shutil.copyfile(OWN_FOLDER / name, folder / name)
     (folder / "requirements.txt").write_text("\n".join(requirements()) + "\n", encoding="utf-8")
-    name = "LICENSE" if license_name == CODE_LICENSE else "code_license.txt"
-    shutil.copyfile(license_path(), folder / name)
+    shutil.copyfile(license_path(), folder / code_license_file(license_name))
+
+
+def code_license_file(license_name: str) -> str:
+    """What the file with the code's licence is called beside weights of that licence."""
+    return LICENSE_FILE if license_name == CODE_LICENSE else CODE_LICENSE_FILE
 
 
 def requirements() -> list[str]:

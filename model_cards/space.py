@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -13,12 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from PIL import Image, ImageDraw
 from safetensors.numpy import save_file
 
 from regionmed_clip.eval.saved_models import OWN_KIND, kind_of_folder, load_model
-from regionmed_clip.model_cards.hub_push import check_repo_id
 from regionmed_clip.model_cards.stage import put_in_place
+from regionmed_clip.processing.corpus.hub_push import (
+    CONFIG_FILE,
+    MODEL,
+    check_repo_id,
+    hashes_of,
+    hashes_there,
+    told_as_value_errors,
+)
 from regionmed_clip.processing.corpus.phantoms.study import MODALITIES, draw_phantom
 from regionmed_clip.processing.corpus.records import RegionRecord, StudyRecord
 
@@ -88,6 +98,53 @@ def check_model_on_hub(model_id: str | None, revision: str | None) -> None:
         raise ValueError(f"revision is {revision!r} without a model_id; name the model on the Hub, or leave it out.")
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
         raise ValueError(f"revision {revision!r} of {model_id} is none; it must be a tag, a branch or a commit.")
+
+
+def check_model_is_that(model_id: str, revision: str | None, model_folder: Path, *, is_public: bool) -> str:
+    """A sentence on what was found: the Hub has the model of `model_folder` under that id and revision.
+
+    Compared are the weights by their hash, and config.json but for the version of transformers that wrote it.
+
+    Raises:
+        ValueError: it is not there or this token may not read it, it is another model, or it is private and the Space
+            (`is_public`) is not.
+    """
+    api, told = HfApi(), f"{model_id} at {revision or 'main'}"
+    with told_as_value_errors(model_id):
+        try:
+            info = api.model_info(model_id, revision=revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise ValueError(
+                f"the Hub has no model {told}, or this token may not read it; the Space could not load it. Publish it "
+                "first, or leave --model-id out: then the Space holds a copy."
+            ) from error
+        weights = {path.name: hashes_of(path) for path in sorted(model_folder.glob("model*.safetensors"))}
+        found = hashes_there(api, model_id, MODEL, [CONFIG_FILE, *weights], info.sha)
+        differing = [name for name, known in weights.items() if found.get(name) not in known]
+        if not differing and (CONFIG_FILE not in found or not _is_same_config(api, model_id, info.sha, model_folder)):
+            differing = [CONFIG_FILE]
+    if differing or not weights:
+        raise ValueError(
+            f"{model_folder} is not the model {told}: {', '.join(differing) or 'its weights'} differ, and the Space's "
+            "index would be of another model than the one it loads. Give the folder that was published, or "
+            "--model-revision."
+        )
+    if info.private and is_public:
+        raise ValueError(
+            f"{model_id} is private and the Space would be public, so that nobody could load the model in it. Make the "
+            "model public, or leave --public out."
+        )
+    needs = "; it is private: give the Space a secret HF_TOKEN that may read it" if info.private else ""
+    return f"the Hub has this very model as {told}{needs}"
+
+
+def _is_same_config(api: HfApi, model_id: str, revision: str | None, model_folder: Path) -> bool:
+    """Whether config.json there says what it says here, but for the version of transformers that wrote it."""
+    with tempfile.TemporaryDirectory(prefix="regionmed-publish-") as folder:
+        there = Path(api.hf_hub_download(model_id, CONFIG_FILE, revision=revision, local_dir=folder)).read_bytes()
+    configs = [json.loads(content) for content in (there, (model_folder / CONFIG_FILE).read_bytes())]
+    first, second = ({**config, "transformers_version": None} for config in configs)
+    return first == second
 
 
 def _copy_demo(folder: Path, model_id: str | None) -> None:

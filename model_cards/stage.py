@@ -15,8 +15,9 @@ from regionmed_clip.eval.saved_models import answers_questions, load_model, load
 from regionmed_clip.processing.corpus.training_images import FACTS_FILE as TRAINING_DATA_FILE
 
 from .auto_classes import is_answering, pipelines_of, registered, save_pipelines
+from .card_facts import all_facts
 from .golden_outputs import GOLDEN_FILE, write_golden
-from .render import check_card, load_facts, render_card
+from .render import check_card, render_card
 from .shipped_files import add_shipped_files
 from .widget_examples import SAMPLES_FOLDER, region_examples, widget_examples
 
@@ -67,7 +68,7 @@ def stage_flat_folder(
         found = {**_add_examples(temporary), "custom_tasks": list(pipelines_of(model))}
         found["window"] = processor.image_processor.window
         facts = {**answers, **(facts or {}), **images, **found}
-        add_shipped_files(temporary, {**load_facts(), **facts}["license"])
+        add_shipped_files(temporary, all_facts(facts)["license"])
         _write_card(temporary, results, facts)
         write_results(temporary / "results.json", results)
         if training_data is not None:
@@ -82,7 +83,7 @@ def stage_flat_folder(
 def _write_card(folder: Path, results: list[Result], facts: Mapping[str, Any]) -> None:
     """None; writes README.md, and card_facts.json: the facts, and the sha256 that tells a card edited by hand."""
     card = render_card(results, facts)
-    check_card(card, results)
+    check_card(card, results, facts)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     told = {"card_sha256": hashlib.sha256(card.encode()).hexdigest(), "facts": facts}
     (folder / CARD_FACTS_FILE).write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

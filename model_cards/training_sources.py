@@ -59,10 +59,16 @@ def read_training_images(training_data: Mapping[str, Any]) -> TrainingImages:
             f"training_data.json says of its images {images!r}; it must have num_images. Take the file that training "
             "wrote, or leave it out."
         )
-    licenses = _licenses([*training_data.get("data", ()), *start.get("data", ())])
-    counts = sorted(images.get("sources", {}).items(), key=lambda item: (-item[1], item[0]))
-    sources = tuple(TrainingSource(name, number, tuple(sorted(licenses.get(name, ())))) for name, number in counts)
-    return TrainingImages(sources, images["num_images"], images.get("num_patients", 0), start.get("unknown") or "")
+    try:
+        licenses = _licenses([*training_data.get("data", ()), *start.get("data", ())])
+        counts = sorted(images.get("sources", {}).items(), key=lambda item: (-item[1], item[0]))
+        sources = tuple(TrainingSource(name, number, tuple(sorted(licenses.get(name, ())))) for name, number in counts)
+        return TrainingImages(sources, images["num_images"], images.get("num_patients", 0), start.get("unknown") or "")
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"training_data.json is not of the form that training writes ({error!r}); take it from the run again, or "
+            "leave it out."
+        ) from error
 
 
 def _licenses(parts: list[Mapping[str, Any]]) -> dict[str, set[str]]:

@@ -4,13 +4,25 @@ transformers 5 has no task of this name any more; config.json's `custom_pipeline
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 import torch
 from transformers import Pipeline
 
-from .pipeline_inputs import CHOSEN, SAVED, as_corners, encoded_whole, image_settings, is_several, pictures_of
+from .pipeline_inputs import (
+    CHOSEN,
+    SAVED,
+    as_corners,
+    check_regions,
+    encoded_whole,
+    image_settings,
+    in_chunks,
+    is_several,
+    part_of_each,
+    pictures_of,
+    refuse_beside_dicts,
+    whole_number,
+)
 
 ASK_KEYS = ("image", "question", "boxes")
 
@@ -61,21 +73,27 @@ class VisualQuestionAnsweringPipeline(Pipeline):
 
         Raises:
             ValueError: for a missing image or question, a question longer than the text tower takes, a box outside its
-                image, boxes both given and to be proposed, an unknown key or `regions`.
+                image, boxes both given and to be proposed, a question or boxes beside dicts that have their own, an
+                unknown key or `regions`.
+            TypeError: an unknown setting.
         """
-        holds_asks = isinstance(image, (dict, Iterator)) or (is_several(image) and question is None)
-        asks, is_single = (image, isinstance(image, dict)) if holds_asks else _pair(image, question, boxes)
-        batch_size = kwargs.pop("batch_size", self._batch_size) or 1
+        if isinstance(image, (dict, Iterator)) or (is_several(image) and question is None):
+            refuse_beside_dicts(question=question, boxes=boxes)
+            asks, is_single = image, isinstance(image, dict)
+        else:
+            asks, is_single = _pair(image, question, boxes)
+        batch_size = kwargs.pop("batch_size", self._batch_size)
         answers = self._answer([asks] if is_single else asks, batch_size, kwargs)
         if is_single:
             return next(answers)
         return list(answers) if isinstance(asks, (list, tuple)) else answers
 
-    def _answer(self, asks: Iterable[dict[str, Any]], batch_size: int, settings: dict[str, Any]) -> Iterator[Any]:
+    def _answer(
+        self, asks: Iterable[dict[str, Any]], batch_size: int | None, settings: dict[str, Any]
+    ) -> Iterator[Any]:
         """What each of the asks is answered, `batch_size` of them at a time."""
-        asks = iter(asks)
-        while chunk := list(islice(asks, batch_size)):
-            yield from super().__call__(tuple(chunk), batch_size=1, **settings)
+        call = super().__call__
+        return in_chunks(asks, batch_size, lambda chunk: call(chunk, batch_size=1, **settings))
 
     def _sanitize_parameters(
         self,
@@ -85,13 +103,10 @@ class VisualQuestionAnsweringPipeline(Pipeline):
         window: Any = SAVED,
         timeout: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if regions not in (None, "proposed"):
-            raise ValueError(f"regions is {regions!r}; it is 'proposed' or left out. To give regions, give boxes.")
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"top_k is {top_k!r}; it must be a whole number of at least 1.")
+        check_regions(regions)
         forward = {} if regions is None else {"regions": regions}
         told = {} if return_attention is None else {"return_attention": return_attention}
-        show = told if top_k is None else {**told, "top_k": top_k}
+        show = told if top_k is None else {**told, "top_k": whole_number(top_k, "top_k")}
         return {**forward, **told, **image_settings(window, timeout)}, forward, show
 
     def preprocess(
@@ -157,12 +172,8 @@ def _pair(image: Any, question: Any, boxes: Any) -> tuple[Any, bool]:
     """The asks of a call with named image and question, every question of every image; and whether it is one alone."""
     is_single = not is_several(image) and not isinstance(question, list)
     images = image if is_several(image) else [image]
-    boxes_of = list(boxes) if boxes is not None and is_several(image) else [boxes] * len(images)
-    if len(boxes_of) != len(images):
-        raise ValueError(
-            f"boxes has {len(boxes_of)} entries for {len(images)} images; give one list of boxes for each, [] where an "
-            "image has none."
-        )
+    is_for_each = boxes is not None and is_several(image)
+    boxes_of = part_of_each(boxes, "boxes", len(images)) if is_for_each else [boxes] * len(images)
     asks = [
         {"image": one, "question": asked, "boxes": its_boxes}
         for asked in (question if isinstance(question, list) else [question])
@@ -176,6 +187,8 @@ def _check_ask(ask: Any, regions: str | None) -> None:
     if not isinstance(ask, dict) or not set(ask) <= set(ASK_KEYS):
         what = f"has the keys {sorted(ask)}" if isinstance(ask, dict) else f"is a {type(ask).__name__}"
         raise ValueError(f"what is asked {what}; it must be a dict with an image, a question and, if wanted, boxes.")
+    if isinstance(ask.get("image"), dict):  # in a list or a dataset with a question for all of it
+        refuse_beside_dicts(question=ask.get("question"), boxes=ask.get("boxes"))
     if ask.get("image") is None:
         raise ValueError(f"the question {str(ask.get('question'))[:60]!r} has no image; give image=...")
     if not isinstance(ask.get("question"), str) or not ask["question"].strip():

@@ -5,14 +5,26 @@ is led here by `custom_pipelines` of config.json. Boxes are in original pixels, 
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Any
 
-import torch
 from transformers import Pipeline
 
 from .outputs_regionmed_clip import PhraseGrounding, RegionMedClipOutput
-from .pipeline_inputs import CHOSEN, SAVED, as_corners, encoded_whole, image_settings, is_several, pictures_of
+from .pipeline_inputs import (
+    CHOSEN,
+    SAVED,
+    as_corners,
+    check_regions,
+    encoded_whole,
+    image_settings,
+    in_chunks,
+    is_several,
+    is_stream,
+    part_of_each,
+    pictures_of,
+    refuse_beside_dicts,
+    whole_number,
+)
 
 REGION_KINDS = ("boxes", "masks", "points")
 
@@ -36,31 +48,29 @@ class _RegionPipeline(Pipeline):
 
     def _answer(self, image: Any, settings: dict[str, Any], **per_image: Any) -> Any:
         """What one image gets, of several a list, of a dataset or a generator an iterator; `batch_size` at a time."""
-        batch_size = settings.pop("batch_size", self._batch_size) or 1
-        given = {name: value for name, value in per_image.items() if value is not None}
-        is_stream = isinstance(image, (Iterator, torch.utils.data.Dataset))
-        holds_asks = (
-            is_stream or isinstance(image, dict) or (is_several(image) and any(isinstance(i, dict) for i in image))
-        )
-        if given and holds_asks:
-            raise ValueError(
-                f"{', '.join(given)} is given beside dicts or a stream of images; put it into each dict: "
-                "{'image': ..., 'boxes': [...]}."
-            )
-        is_single = not is_stream and not is_several(image)
+        batch_size = settings.pop("batch_size", self._batch_size)
+        is_streamed = is_stream(image)
+        is_single = not is_streamed and not is_several(image)
         images = [image] if is_single else image
-        asks = images if holds_asks else _joined(images, given, is_single)
+        asks = images
+        if is_streamed or any(isinstance(one, dict) for one in images):
+            refuse_beside_dicts(**per_image)
+        else:
+            asks = _joined(images, per_image, is_single)
         answers = self._stream(asks, batch_size, settings)
         if is_single:
             return next(answers)
-        return answers if is_stream else list(answers)
+        return answers if is_streamed else list(answers)
 
-    def _stream(self, asks: Iterable[Any], batch_size: int, settings: dict[str, Any]) -> Iterator[Any]:
+    def _stream(self, asks: Iterable[Any], batch_size: int | None, settings: dict[str, Any]) -> Iterator[Any]:
         """What each image gets, `batch_size` of them in one forward pass."""
-        asks = iter(asks)
-        while chunk := list(islice(asks, batch_size)):
-            chunk = [self._checked(ask if isinstance(ask, dict) else {"image": ask}) for ask in chunk]
-            yield from super().__call__(tuple(chunk), batch_size=1, **settings)
+        call = super().__call__
+
+        def answer(chunk: tuple[Any, ...]) -> Any:
+            checked = [self._checked(ask if isinstance(ask, dict) else {"image": ask}) for ask in chunk]
+            return call(tuple(checked), batch_size=1, **settings)
+
+        return in_chunks(asks, batch_size, answer)
 
     def _checked(self, ask: dict[str, Any]) -> dict[str, Any]:
         """The dict of one image; a ValueError where it has no image or says something unknown."""
@@ -109,7 +119,7 @@ class RegionClassificationPipeline(_RegionPipeline):
             candidate_labels: one text or a list of different ones; may be set when the pipeline is built.
             boxes, masks, points: the regions of the image, see the processor; of several images one list for each.
             regions: "proposed" looks for regions by itself; not together with the former.
-            hypothesis_template: the text that "{}" in it stands for a label in; "{}" by default, the label itself.
+            hypothesis_template: a text with one "{}", where a label goes; "{}" by default, the label itself.
             box_format: of boxes: "xyxy" (default), "xywh" or "cxcywh_fraction".
             top_k: how many labels of a region; all by default.
             window: which measured values are black to white, see the image processor; "saved" by default: as saved with
@@ -125,7 +135,9 @@ class RegionClassificationPipeline(_RegionPipeline):
 
         Raises:
             ValueError: for a missing image, no regions and none to be proposed, no labels or the same one twice, a
-                label longer than the text tower takes, a box outside its image, an unknown key or setting.
+                label longer than the text tower takes, a box outside its image, an unknown key, a setting out of its
+                range.
+            TypeError: an unknown setting.
         """
         settings = kwargs if candidate_labels is None else {**kwargs, "candidate_labels": candidate_labels}
         return self._answer(image, settings, boxes=boxes, masks=masks, points=points)
@@ -140,12 +152,11 @@ class RegionClassificationPipeline(_RegionPipeline):
         window: Any = SAVED,
         timeout: float | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        if regions not in (None, "proposed"):
-            raise ValueError(f"regions is {regions!r}; it is 'proposed' or left out. To give regions, give boxes.")
+        check_regions(regions)
         prepare = _text_settings(candidate_labels, hypothesis_template) | image_settings(window, timeout)
         prepare |= {} if box_format is None else {"box_format": box_format}
         prepare |= {} if regions is None else {"regions": regions}
-        return prepare, {}, {} if top_k is None else {"top_k": _whole(top_k, "top_k")}
+        return prepare, {}, {} if top_k is None else {"top_k": whole_number(top_k, "top_k")}
 
     def preprocess(
         self,
@@ -215,7 +226,7 @@ class RegionGroundingPipeline(_RegionPipeline):
         Args:
             image: one image, a list, a dataset or a generator of images, or of dicts {"image"}; see the processor.
             candidate_labels: one text or a list of different ones: what to look for.
-            hypothesis_template: the text that "{}" in it stands for a label in; "{}" by default, the label itself.
+            hypothesis_template: a text with one "{}", where a label goes; "{}" by default, the label itself.
             threshold, source, box_threshold, heat_share: see the processor's `post_process_grounding`. The scores are
                 cosines and differ from model to model: set the threshold by known pictures.
             top_k: most boxes of a label in an image; all by default.
@@ -226,7 +237,7 @@ class RegionGroundingPipeline(_RegionPipeline):
             pixels; for several images a list of such lists, of a stream an iterator.
 
         Raises:
-            ValueError: as `RegionClassificationPipeline`, and for a setting out of its range.
+            ValueError, TypeError: as `RegionClassificationPipeline`.
         """
         settings = kwargs if candidate_labels is None else {**kwargs, "candidate_labels": candidate_labels}
         return self._answer(image, settings)
@@ -245,7 +256,7 @@ class RegionGroundingPipeline(_RegionPipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         prepare = _text_settings(candidate_labels, hypothesis_template) | image_settings(window, timeout)
         show = {"threshold": threshold, "source": source, "box_threshold": box_threshold, "heat_share": heat_share}
-        show["max_boxes"] = None if top_k is None else _whole(top_k, "top_k")
+        show["max_boxes"] = None if top_k is None else whole_number(top_k, "top_k")
         return prepare, {}, {name: value for name, value in show.items() if value is not None}
 
     def preprocess(
@@ -291,13 +302,11 @@ def _has_area(box: dict[str, float]) -> bool:
 
 def _joined(images: Any, given: dict[str, Any], is_single: bool) -> list[dict[str, Any]]:
     """A dict for each image, with its own part of what is given; a ValueError where there is not one part for each."""
-    parts = {name: [value] if is_single else list(value) for name, value in given.items()}
-    for name, values in parts.items():
-        if len(values) != len(images):
-            raise ValueError(
-                f"{name} has {len(values)} entries for {len(images)} images; give one list for each, [] where an image "
-                "has none."
-            )
+    parts = {
+        name: [value] if is_single else part_of_each(value, name, len(images))
+        for name, value in given.items()
+        if value is not None
+    }
     return [{"image": image, **{name: values[i] for name, values in parts.items()}} for i, image in enumerate(images)]
 
 
@@ -305,6 +314,8 @@ def _text_settings(candidate_labels: Any, hypothesis_template: str | None) -> di
     """`candidate_labels` as a list, and `hypothesis_template`, those that are given; a ValueError for unfit ones."""
     found: dict[str, Any] = {}
     if candidate_labels is not None:
+        if not isinstance(candidate_labels, Iterable):
+            raise ValueError(f"candidate_labels is {candidate_labels!r}; it must be one text or a list of texts.")
         labels = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
         for i, label in enumerate(labels):
             if not isinstance(label, str) or not label.strip():
@@ -315,17 +326,10 @@ def _text_settings(candidate_labels: Any, hypothesis_template: str | None) -> di
             raise ValueError("candidate_labels is empty; give at least one text.")
         found["candidate_labels"] = labels
     if hypothesis_template is not None:
-        if not isinstance(hypothesis_template, str) or "{}" not in hypothesis_template:
-            raise ValueError(f"hypothesis_template is {hypothesis_template!r}; it must hold {{}}, for the label.")
+        if not isinstance(hypothesis_template, str) or hypothesis_template.count("{}") != 1:
+            raise ValueError(f"hypothesis_template is {hypothesis_template!r}; it must hold {{}} once, for the label.")
         found["hypothesis_template"] = hypothesis_template
     return found
-
-
-def _whole(number: Any, name: str) -> int:
-    """The number; a ValueError where it is not a whole one of at least 1."""
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"{name} is {number!r}; it must be a whole number of at least 1.")
-    return number
 
 
 def _needed(candidate_labels: list[str] | None) -> list[str]:

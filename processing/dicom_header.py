@@ -73,6 +73,7 @@ def import_pydicom() -> Any:
     """The module pydicom; ImportError with the command that installs it."""
     try:
         import pydicom
+        import pydicom.encaps
         import pydicom.errors
         import pydicom.pixels
     except ImportError as error:

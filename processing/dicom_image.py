@@ -32,6 +32,7 @@ from .dicom_header import (
     read_header,
     reading_dicom,
 )
+from .encoded_pictures import check_frame, check_rle_frame
 from .image_errors import check_num_pixels, chosen_index
 from .intensity_windows import (
     IntensityWindow,
@@ -189,11 +190,17 @@ def decode_frame(header: Any, item: str, frame_index: int = 0) -> np.ndarray:
     """The stored integers (H, W) of one frame, in colour its RGB values (H, W, 3)."""
     _check_pixels(header, item)
     pydicom = import_pydicom()
-    with reading_dicom(
-        f"{item}: its pixels cannot be decoded; transfer syntax {_syntax_name(header)}",
-        "they must be whole, and of a kind that pydicom can decode here. Fetch the file again, or install a decoder: "
-        "pip install python-gdcm",
-    ):
+    what = f"{item}: its pixels cannot be decoded; transfer syntax {_syntax_name(header)}"
+    rule = "they must be whole, and of a kind that pydicom can decode here. Fetch the file again, or install a "
+    rule += "decoder: pip install python-gdcm"
+    with reading_dicom(what, rule):
+        frame = _compressed_frame(header, frame_index)
+    width, height = (dicom_count(header, keyword, item) for keyword in ("Columns", "Rows"))
+    if _syntax_name(header) == pydicom.uid.RLELossless.name:
+        check_rle_frame(frame, width * height, item)
+    elif frame:
+        check_frame(frame, width, height, item)
+    with reading_dicom(what, rule):
         return pydicom.pixels.pixel_array(_with_syntax(header), index=frame_index)
 
 
@@ -323,6 +330,20 @@ def _syntax_name(header: Any) -> str:
     """The standard's name of the file's transfer syntax; a text that is none of the standard's is not quoted."""
     uid = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
     return uid.name if uid in import_pydicom().uid.AllTransferSyntaxes else "unknown"
+
+
+def _compressed_frame(header: Any, frame_index: int) -> bytes:
+    """One frame of compressed pixels, as pydicom gives it to a decoder; empty where they are not compressed."""
+    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+    if not syntax or not syntax.is_encapsulated:
+        return b""
+    tables = [header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    return import_pydicom().encaps.get_frame(
+        header.PixelData,
+        frame_index,
+        number_of_frames=int(header.get("NumberOfFrames") or 1),
+        extended_offsets=tuple(tables) if all(tables) else None,
+    )
 
 
 def _with_syntax(header: Any) -> Any:

@@ -5,6 +5,7 @@ Boxes follow the convention at the head of `region_boxes.py`. Letters: K proposa
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -139,8 +140,8 @@ def check_grounding(
         )
     ranges = {"threshold": (threshold, -1), "box_threshold": (box_threshold, 0), "heat_share": (heat_share, 0)}
     for name, (value, low) in ranges.items():
-        if not low <= value <= 1:
-            raise ValueError(f"{name} is {value}; it must lie in [{low}, 1].")
+        if not isinstance(value, Real) or not low <= value <= 1:
+            raise ValueError(f"{name} is {value!r}; it must lie in [{low}, 1].")
     if max_boxes is not None and max_boxes < 1:
         raise ValueError(f"max_boxes is {max_boxes}; it must be at least 1, or None for all boxes of a phrase.")
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from .encoded_pictures import check_encoded, upright
 from .image_errors import DECODE_ERRORS
 from .mask_codes import fill_polygons, mask_of_counts, whole_numbers
 from .region_boxes import to_numpy
-from .tiff_directories import check_tiff
 
 PICTURE_TYPES = (Image.Image, str, Path, bytes, bytearray)
 NUMERIC_MODES = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -187,15 +187,15 @@ def _open_picture(source: Any, item: str) -> Image.Image:
     try:
         if not isinstance(source, Image.Image):
             with nullcontext(source) if isinstance(source, BytesIO) else open(source, "rb") as stream:
-                check_tiff(stream, item)
+                check_encoded(stream, item)
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source) as picture:
             num_frames = getattr(picture, "n_frames", 1)
             picture.load()
-            upright = ImageOps.exif_transpose(picture)  # a copy, also where nothing is turned
+            shown = upright(picture).copy()
     except DECODE_ERRORS as error:
         raise ValueError(
             f"{name} cannot be read as a picture ({error}); it must be a complete image file. Replace or re-export it."
         ) from error
     if num_frames > 1:
         raise ValueError(f"{name} has {num_frames} frames; a mask has one. Give one mask for each region.")
-    return upright
+    return shown

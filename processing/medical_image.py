@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .dicom_header import DICOM_SUFFIXES, HEAD_LENGTH, has_dicom_head, is_dicom_dataset
 from .dicom_image import dicom_picture
+from .encoded_pictures import check_encoded, upright
 from .image_errors import DECODE_ERRORS, chosen_index, too_many_pixels
 from .intensity_windows import (
     IntensityWindow,
@@ -40,11 +41,9 @@ from .intensity_windows import (
     unit_levels,
 )
 from .nifti_slice import is_nifti_image, is_nifti_path, nifti_picture
-from .tiff_directories import check_tiff
 
 NUMERIC_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 UNIT_OVERSHOOT = 0.05
-ORIENTATION_TAG = 0x0112  # EXIF
 PHOTOMETRIC_TAG = 0x0106  # TIFF; 0 = zero is white
 _NO_WINDOW = (
     "a window needs one measured number a pixel, of 16 bits or floats. Give no window for this image; where it was "
@@ -109,8 +108,8 @@ def decode_image(
     if is_dicom_dataset(source):
         return dicom_picture(source, f"{name} (a DICOM dataset)", choice.windows, frame_index)
     if isinstance(source, Image.Image):
-        if source.format == "TIFF" and getattr(source, "fp", None):  # not decoded yet
-            check_tiff(source.fp, name)
+        if source.format in ("TIFF", "JPEG", "MPO") and getattr(source, "fp", None):  # not decoded yet
+            check_encoded(source.fp, name)
         return _from_pil(source, name, choice)
     if isinstance(source, (np.ndarray, torch.Tensor)):
         chosen_index(frame_index, 1, name, things="frames", option="frame_index")
@@ -173,7 +172,7 @@ def _from_nifti(source: Any, name: str, choice: _Choice) -> Image.Image:
 
 def _from_stream(stream: Any, item: str, choice: _Choice) -> Image.Image:
     """The picture in an open binary stream."""
-    check_tiff(stream, item)
+    check_encoded(stream, item)
     with _decoding(item, "cannot be read as a picture"):
         image = Image.open(stream)
     return _from_pil(image, item, choice)
@@ -203,8 +202,8 @@ def _from_pil(image: Image.Image, name: str, choice: _Choice) -> Image.Image:
         num_frames = 1 if is_one_photograph else getattr(image, "n_frames", 1)
     index = chosen_index(choice.frame_index, num_frames, item, things="frames", option="frame_index")
     with _decoding(item, "is truncated or corrupt"):
-        upright, is_white_zero = _decoded_frame(image, index if num_frames > 1 else None)
-    return _to_8_bit(upright, item, choice.windows, is_white_zero)
+        frame, is_white_zero = _decoded_frame(image, index if num_frames > 1 else None)
+    return _to_8_bit(frame, item, choice.windows, is_white_zero)
 
 
 def _decoded_frame(image: Image.Image, index: int | None) -> tuple[Image.Image, bool]:
@@ -220,9 +219,8 @@ def _decoded_frame(image: Image.Image, index: int | None) -> tuple[Image.Image, 
         image.load()
         is_numeric = image.mode in NUMERIC_MODES  # Pillow inverts the 8-bit modes itself
         is_white_zero = is_numeric and getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == 0
-        is_upright = image.getexif().get(ORIENTATION_TAG, 1) == 1
-        upright = image if is_upright else ImageOps.exif_transpose(image)
-        return (upright.copy() if is_moved else upright), is_white_zero
+        frame = upright(image)
+        return (frame.copy() if is_moved else frame), is_white_zero
     finally:
         if is_moved:
             image.seek(current)

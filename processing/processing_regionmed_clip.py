@@ -25,7 +25,7 @@ from .grounding import (
 )
 from .image_processing_regionmed_clip import RegionMedClipImageProcessor
 from .region_boxes import FrameGeometry, heat_to_pixels, to_numpy
-from .region_inputs import check_count, check_sizes, check_texts, listed, match_texts, region_tensors
+from .region_inputs import check_count, check_sizes, check_texts, check_unicode, listed, match_texts, region_tensors
 from .source_processors import source_parts
 from .text_tower_check import check_saved_text_tower, check_text_tower
 
@@ -216,7 +216,8 @@ class RegionMedClipProcessor(ProcessorMixin):
         return images_kwargs, text_kwargs
 
     def _encode(self, texts: list[str], text_kwargs: dict[str, Any]) -> dict[str, np.ndarray]:
-        """`input_ids` and `attention_mask` (T, L) int64 arrays."""
+        """`input_ids` and `attention_mask` (T, L) int64 arrays; a ValueError for a text that is no Unicode."""
+        check_unicode(texts)
         has_limit = self.tokenizer.model_max_length <= MAX_KNOWN_LENGTH
         has_limit = has_limit or "max_length" in text_kwargs
         settings: dict[str, Any] = {"padding": True, "truncation": has_limit}

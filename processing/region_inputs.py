@@ -211,6 +211,17 @@ def check_texts(texts: Any, name: str) -> list[str]:
     return listed
 
 
+def check_unicode(texts: Sequence[str]) -> None:
+    """None; a ValueError for a text that holds half a surrogate pair, which no tokenizer reads."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the text {text[:60]!a} is no Unicode text: it holds half a surrogate pair. Leave that out."
+            ) from error
+
+
 def match_texts(
     region_text: Sequence[Any], num_regions: list[int] | None, region_mask: np.ndarray | None
 ) -> tuple[list[str], np.ndarray]:

@@ -62,18 +62,52 @@ def tiff_that_names_gigabytes() -> bytes:
     return b"II*\0" + struct.pack("<I", 100_008) + bytes(100_000) + struct.pack("<H", 20_000) + entries + bytes(4)
 
 
+def png_whose_exif_names_gigabytes() -> bytes:
+    """A sound PNG but for EXIF data that name 2 GB."""
+    return saved(Image.new("L", (64, 64)), "PNG", exif=b"Exif\0\0" + tiff_that_names_gigabytes())
+
+
+def jpeg_whose_exif_names_gigabytes() -> bytes:
+    """The same as a JPEG, whose EXIF data are spread over six segments; Pillow reads them when it opens the file."""
+    whole, exif = saved(Image.new("L", (64, 64)), "JPEG"), tiff_that_names_gigabytes()
+    parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
+    return whole[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(p) + 2) + p for p in parts) + whole[2:]
+
+
+def jpeg_whose_previews_name_300_mb() -> bytes:
+    """A sound JPEG but for the directory of its previews (MPF), which names 60 kB 5,000 times over in 60 kB."""
+    entries = b"".join(struct.pack("<HHII", 40_000 - i, 7, 60_000, 8) for i in range(5_000))
+    part = b"MPF\0II*\0" + struct.pack("<IH", 8, 5_000) + entries + bytes(4)
+    whole = saved(Image.new("L", (64, 64)), "JPEG")
+    return whole[:2] + b"\xff\xe2" + struct.pack(">H", len(part) + 2) + part + whole[2:]
+
+
+def tiff_whose_exif_names_gigabytes() -> bytes:
+    """A TIFF of 1 x 1 pixels whose directory is sound and names one of EXIF data, 180 kB 10,000 times over."""
+    entries = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (278, 1), (279, 1), (34665, 122)]
+    content = b"II*\0" + struct.pack("<IH", 8, 9) + b"".join(struct.pack("<HHII", t, 4, 1, v) for t, v in entries)
+    exif = b"".join(struct.pack("<HHII", 40_000 - i, 7, 180_000, 8) for i in range(10_000))
+    return content + bytes(4) + struct.pack("<H", 10_000) + exif + bytes(4) + bytes(60_000)
+
+
+def bigtiff_of_many_tags(num_tags: int = 800_000) -> bytes:
+    """A BigTIFF of 16 MB with all its tags in one directory."""
+    entry = struct.pack("<HHQQ", 40_000, 1, 1, 0)
+    return b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, num_tags) + entry * num_tags + bytes(8)
+
+
 def gif_of_a_huge_screen() -> bytes:
     """A GIF that claims 65535 x 65535 pixels and holds none."""
     screen = struct.pack("<HHBBB", 65535, 65535, 0, 0, 0)
     return b"GIF89a" + screen + b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0) + b"\x02\x02\x4c\x01\0;"
 
 
-def jpeg_of_many_scans() -> bytes:
+def jpeg_of_many_scans(num_more: int = 200) -> bytes:
     """A progressive JPEG whose last scan is there 200 times over."""
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     whole = saved(Image.fromarray(noise), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
-    return whole[:-2] + whole[last:-2] * 200 + whole[-2:]
+    return whole[:-2] + whole[last:-2] * num_more + whole[-2:]
 
 
 def animated_gif() -> bytes:

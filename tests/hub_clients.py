@@ -23,6 +23,7 @@ TOKENS = {
     WRITE_TOKEN: Token("tester", organisations=("lab",)),
     "hf_reader": Token("reader", role="read", organisations=("lab",)),
     "hf_stranger": Token("stranger"),
+    "hf_fine_reader": Token("reader", "fineGrained", ("lab",), permissions=("repo.content.read",)),
 }
 BLOCK_OUR_PACKAGES = """
 import sys

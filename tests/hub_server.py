@@ -25,11 +25,12 @@ KINDS = ("model", "dataset", "space")
 
 @dataclass(frozen=True)
 class Token:
-    """Who asks: a user, their role ("read" or "write") and the organisations they belong to."""
+    """Who asks: a user, their role ("read", "write" or "fineGrained"), their organisations, what a fine one may."""
 
     user: str
     role: str = "write"
     organisations: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
 
     def owns(self, repo_id: str) -> bool:
         """Whether the namespace of a repository is the user's or one of theirs."""
@@ -133,7 +134,10 @@ class HubRequest(BaseHTTPRequestHandler):
         if token is None:
             raise HubError(401, "", "Invalid credentials in Authorization header")
         organisations = [{"name": name} for name in token.organisations]
-        self._send(200, {"type": "user", "name": token.user, "orgs": organisations, "auth": {"type": "access_token"}})
+        scopes = {"scoped": [{"permissions": list(token.permissions)}]}
+        access = {"role": token.role, **({"fineGrained": scopes} if token.role == "fineGrained" else {})}
+        auth = {"type": "access_token", "accessToken": access}
+        self._send(200, {"type": "user", "name": token.user, "orgs": organisations, "auth": auth})
 
     def _validate_yaml(self) -> None:
         """None; 400 for a card without metadata, as the Hub's own check of every pushed README.md answers."""

@@ -39,14 +39,20 @@ from regionmed_clip.eval.search.neighbours import (
     tune,
     write_index,
 )
-from regionmed_clip.eval.search.search_index import FORMAT, MANIFEST_NAME, read_manifest, vector_blocks
+from regionmed_clip.eval.search.search_index import (
+    FORMAT,
+    MANIFEST_NAME,
+    hash_row_files,
+    read_manifest,
+    vector_blocks,
+)
 from regionmed_clip.eval.tasks.embedding import embed_texts
 from regionmed_clip.eval.tasks.sharing import Share, join_launch
 
 PLAN_NAME, LOCK_NAME, PARTS, FINISHED = "plan.json", "lock", "parts", "finished"
 IMAGES_PER_PART = 256
 TUNING_QUERIES = 256  # of each kind
-NO_ROWS = {"num_rows": 0, "kind": EXACT, "sha256": ""}  # a level of which there is nothing on disk
+NO_ROWS = {"num_rows": 0, "kind": EXACT, "sha256": "", "rows_sha256": {}}  # a level of which there is nothing on disk
 TEXT_OF_LEVEL = {IMAGES: "caption"}  # of regions "description"
 
 
@@ -239,7 +245,8 @@ def _index_level(
         queries = _tuning_queries(model, processor, rows, TEXT_OF_LEVEL.get(level, "description"), device)
         entry["measured"] = tune(index, blocks, queries)
         entry["search_width"] = int(index.hnsw.efSearch)
-    return entry | {"sha256": write_index(index, folder / entry["file"])}
+    sha256 = write_index(index, folder / entry["file"])
+    return entry | {"sha256": sha256, "rows_sha256": hash_row_files(folder / level)}
 
 
 def _tuning_queries(model: Any, processor: Any, rows: datasets.Dataset, column: str, device: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ SEARCH_WIDTHS = (32, 64, 128, 256, 512, 1024)  # efSearch, narrowest first
 TARGET_RECALL, RECALL_AT = 0.99, 10
 TIE = 1e-6  # cosines closer than that are equal: another order of additions tells them apart no better
 ROWS_AT_ONCE = 16_384
+WAY_OUT = "Copy the index folder again, or make it anew with `regionmed-search index`."
 Blocks = Sequence[np.ndarray]
 
 
@@ -137,16 +138,15 @@ def read_index(path: Path, *, sha256: str, num_rows: int, width: int) -> Any:
         ValueError: the file is absent, is not the one that was written, or holds other rows.
     """
     faiss = import_faiss()
-    way_out = "Copy the index folder again, or make it anew with `regionmed-search index`."
     if not path.is_file():
-        raise ValueError(f"{path} is missing; an index has one file for each level. {way_out}")
+        raise ValueError(f"{path} is missing; an index has one file for each level. {WAY_OUT}")
     if hash_file(path) != sha256:  # before FAISS reads it: it trusts what it reads
-        raise ValueError(f"{path} is not the file that was written: its SHA-256 differs. {way_out}")
+        raise ValueError(f"{path} is not the file that was written: its SHA-256 differs. {WAY_OUT}")
     index = faiss.read_index(str(path))
     if (index.ntotal, index.d) != (num_rows, width):
         raise ValueError(
             f"{path} holds {index.ntotal} rows of {index.d} numbers; the rows beside it are {num_rows} of {width}. "
-            f"{way_out}"
+            f"{WAY_OUT}"
         )
     return index
 

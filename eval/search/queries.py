@@ -62,10 +62,10 @@ class Searcher:
             raise ValueError(f"the query has {'a box' if box is not None else 'image settings'} and no image; give it.")
         parts = [] if image is None else [self._embed_image(image, box, image_settings)]
         if text is not None:
-            if not text.strip():
+            if not isinstance(text, str) or not text.strip():
                 raise ValueError(f"the query's text is {text!r}; it must say something. Leave it out otherwise.")
-            self._warn_of_length(text)
             parts.append(embed_texts(self.model, self.processor, [text], device=self.device)[0])
+            self._warn_of_length(text)
         total = np.sum(parts, axis=0, dtype=np.float32)
         length = float(np.linalg.norm(total))
         if not np.isfinite(length) or length < 1e-6:
@@ -99,7 +99,7 @@ class Searcher:
             among = REGIONS if is_of_regions else IMAGES
         self.index.num_rows(among)  # refuses what is no level
         query = self.embed(image, box, text, **image_settings)
-        is_allowed = self.index.allowed_rows(among, where or {})
+        is_allowed = self.index.allowed_rows(among, {} if where is None else where)
         if has_others_only:
             is_other = self._others(among, image)
             is_allowed = is_other if is_allowed is None else is_allowed & is_other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,19 @@ import numpy as np
 import pyarrow.compute as compute
 
 from regionmed_clip.eval.search.corpus_rows import EMBEDDING, LEVELS, features_of
-from regionmed_clip.eval.search.neighbours import GRAPH, read_index, search_exactly, search_graph
+from regionmed_clip.eval.search.neighbours import (
+    EXACT,
+    GRAPH,
+    WAY_OUT,
+    hash_file,
+    read_index,
+    search_exactly,
+    search_graph,
+)
+from regionmed_clip.processing.region_inputs import check_unicode
 
 MANIFEST_NAME = "search.json"
-FORMAT = 1
+FORMAT = 2  # of 1 the rows had no SHA-256
 LEAST_SHARE_OF_GRAPH = 0.1  # who asks for more than this share of the rows is answered faster by looking at all
 SHOWN_VALUES = 12  # of a column, in messages
 FILTERS = {  # level -> the columns that an answer may be narrowed by
@@ -48,25 +58,24 @@ class SearchIndex:
         return int(self.manifest["levels"][level]["num_rows"])
 
     def rows(self, level: str) -> datasets.Dataset:
-        """The rows of a level, with the column "embedding"; nothing is read before it is asked for.
+        """The rows of a level, with the column "embedding".
+
+        When they are first asked for, the SHA-256 of their files is compared with search.json, once: reading them
+        whole takes about a second for a gigabyte.
 
         Raises:
-            ValueError: they cannot be read, or are not as many as search.json says.
+            ValueError: a file is absent or another than was written, or they do not fit search.json.
         """
         if level not in self._rows:
             number = self.num_rows(level)
             if not number:
                 return datasets.Dataset.from_list([], features=features_of(level, self.width))
-            try:
-                rows = datasets.load_from_disk(str(self.folder / level))
-            except (OSError, ValueError, KeyError) as error:
+            check_row_files(self.folder / level, self.manifest["levels"][level]["rows_sha256"])
+            rows = datasets.load_from_disk(str(self.folder / level))
+            if len(rows) != number or rows.features != features_of(level, self.width):
                 raise ValueError(
-                    f"{self.folder / level} cannot be read ({error}). Copy the index folder again, or make it anew."
-                ) from error
-            if len(rows) != number:
-                raise ValueError(
-                    f"{self.folder / level} holds {len(rows)} rows; {MANIFEST_NAME} says {number}. Copy the index "
-                    "folder again, or make it anew."
+                    f"{self.folder / level} holds {len(rows)} rows, not the {number} with embeddings of {self.width} "
+                    f"numbers of {MANIFEST_NAME}. {WAY_OUT}"
                 )
             self._rows[level] = rows
         return self._rows[level]
@@ -82,13 +91,13 @@ class SearchIndex:
             is_exact: look at all rows instead of walking the graph.
             is_allowed: (N,) bool, the rows that may be found; then all of these are looked at.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
             raise ValueError(f"k is {k!r}; it must be a whole number of at least 1.")
         num_rows = self.num_rows(level)
         if not num_rows:
             other = next(name for name in LEVELS if name != level)
             raise ValueError(f"the index in {self.folder} has no {level}; search among its {other}.")
-        k = min(k, num_rows)
+        k = min(int(k), num_rows)
         is_graph = self.manifest["levels"][level]["kind"] == GRAPH
         if is_graph and not is_exact and is_allowed is None and k <= LEAST_SHARE_OF_GRAPH * num_rows:
             scores, rows = search_graph(self._graph(level), query[None], k)
@@ -101,8 +110,10 @@ class SearchIndex:
         """(N,) bool: the rows whose columns have these values; None where `where` is empty.
 
         Raises:
-            ValueError: a column that is no filter of this level, or a value that no row has.
+            ValueError: no such mapping, a column that is no filter of this level, or a value that no row has.
         """
+        if not isinstance(where, Mapping):
+            raise ValueError(f"where is {where!r}; it must be a dict, column -> value, such as {{'modality': 'CT'}}.")
         if not where:
             return None
         is_allowed = np.ones(self.num_rows(level), dtype=bool)
@@ -111,6 +122,9 @@ class SearchIndex:
                 raise ValueError(
                     f"{level} cannot be narrowed by {name!r}; they can by {', '.join(FILTERS[level])}. Choose one."
                 )
+            if not isinstance(value, str):
+                raise ValueError(f"where has {name}={value!r}; a value must be a text. Ask again for another value.")
+            check_unicode([value])
             values = self.rows(level).data.column(name)
             is_equal = compute.fill_null(compute.equal(values, value), False).to_numpy()
             if not is_equal.any():
@@ -133,10 +147,27 @@ class SearchIndex:
         """What finds neighbours, read once."""
         if level not in self._graphs:
             entry = self.manifest["levels"][level]
-            self._graphs[level] = read_index(
+            graph = read_index(
                 self.folder / f"{level}.faiss", sha256=entry["sha256"], num_rows=entry["num_rows"], width=self.width
             )
+            if not hasattr(graph, "hnsw"):
+                raise ValueError(f"{self.folder / level}.faiss is no graph, as {MANIFEST_NAME} says it is. {WAY_OUT}")
+            self._graphs[level] = graph
         return self._graphs[level]
+
+
+def hash_row_files(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 (hex) of every file of a level's rows, their two JSON files included."""
+    return {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+
+
+def check_row_files(folder: Path, sha256: Mapping[str, str]) -> None:
+    """None; a ValueError where a file of a level's rows is absent, or not the one that was written."""
+    for name, wanted in sha256.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing. {WAY_OUT}")
+        if hash_file(folder / name) != wanted:  # before Arrow reads it: it trusts what it reads
+            raise ValueError(f"{folder / name} is not the file that was written: its SHA-256 differs. {WAY_OUT}")
 
 
 def vector_blocks(rows: datasets.Dataset) -> list[np.ndarray]:
@@ -160,17 +191,32 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["format"]
         is_whole = found != FORMAT or (
-            manifest["width"] > 0
+            _is_count(manifest["width"])
+            and manifest["width"] > 0
             and isinstance(manifest["model"], dict)
-            and all(isinstance(manifest["levels"][level][name], kind) for level in LEVELS for name, kind in _ENTRIES)
+            and all(_is_level(manifest["levels"][level], level) for level in LEVELS)
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}). Copy the index folder again, or make it anew.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}). {WAY_OUT}") from error
     if found != FORMAT:
         raise ValueError(f"{path} has format {found!r}; this version reads {FORMAT}. Make the index anew.")
     if not is_whole:
-        raise ValueError(f"{path} is damaged: an entry has another type. Copy the index folder again.")
+        raise ValueError(f"{path} is damaged: an entry is of another type, kind or file. {WAY_OUT}")
     return manifest
 
 
-_ENTRIES = (("num_rows", int), ("kind", str), ("sha256", str))
+def _is_level(entry: Mapping[str, Any], level: str) -> bool:
+    """Whether this is what the manifest says of a level; a KeyError or TypeError where it is nothing like it."""
+    hashes = entry["rows_sha256"]
+    return (
+        _is_count(entry["num_rows"])
+        and entry["kind"] in (EXACT, GRAPH)
+        and entry.get("file", f"{level}.faiss") == f"{level}.faiss"
+        and isinstance(entry["sha256"], str)
+        and all(isinstance(value, str) and "/" not in name for name, value in hashes.items())
+        and (not entry["num_rows"] or set(hashes) > {"state.json", "dataset_info.json"})
+    )
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0

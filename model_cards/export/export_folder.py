@@ -52,6 +52,7 @@ MAX_DIFFERENCE, LEAST_INT8_COSINE = 1e-4, 0.99
 SETTINGS_NAME, REPORT_NAME, EXAMPLE_NAME = "export.json", "parity.json", "onnx_inference.py"
 MAX_KNOWN_LENGTH = 1_000_000  # transformers marks "no limit" by a huge model_max_length
 SCALES = ("image_text", "fused_image_text", "region_text")  # terms of which cosines become logits
+ODD_TEXTS = ("结节 😀 é", "\u202eright\0", "nodule " * 600)  # the last is longer than any text tower reads
 DEFAULT_DATA = "phantom:num_test=32,num_train=1"
 
 
@@ -126,7 +127,7 @@ def _fill(folder: Path, settings: ExportSettings, model: Any, processor: Any, in
     processor.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     if settings.format == ONNX:
         shutil.copyfile(Path(__file__).with_name(EXAMPLE_NAME), folder / EXAMPLE_NAME)
-        report["preprocessing"] = _compare_preprocessing(folder, inputs)
+        report["preprocessing"] = _compare_preprocessing(folder, processor, inputs)
     _write_json(folder / REPORT_NAME, report)
     return report
 
@@ -223,6 +224,7 @@ def _settings_of(model: Any, processor: Any) -> dict[str, Any]:
             "padding_side": tokenizer.padding_side,
             "pad_id": tokenizer.pad_token_id,
             "pad_token": tokenizer.pad_token,
+            "splits_special_tokens": tokenizer.split_special_tokens,
         },
         "scales": {name: float(temperatures(name).detach()) for name in SCALES},
         "proposal_threshold": model.config.proposal_threshold,
@@ -230,7 +232,7 @@ def _settings_of(model: Any, processor: Any) -> dict[str, Any]:
     }
 
 
-def _compare_preprocessing(folder: Path, inputs: ParityInputs) -> dict[str, Any]:
+def _compare_preprocessing(folder: Path, processor: Any, inputs: ParityInputs) -> dict[str, Any]:
     """How the copied program's pixel values, boxes and ids differ from the processor's; ValueError where they do."""
     program = _load_program(folder / EXAMPLE_NAME)
     model = program.OnnxModel(folder)
@@ -240,15 +242,17 @@ def _compare_preprocessing(folder: Path, inputs: ParityInputs) -> dict[str, Any]
     for number in readable:
         pixels = model.frame(opened[number])[0] - inputs.tensors["pixel_values"][number].numpy()
         pixel_difference = max(pixel_difference, float(np.abs(pixels).max()))
-    encoded = model.tokenize(inputs.texts)
-    is_same = all(np.array_equal(encoded[name], inputs.tensors[name].numpy()) for name in encoded)
+    texts = [*inputs.texts, *(f"the {token} of" for token in processor.tokenizer.all_special_tokens), *ODD_TEXTS]
+    encoded, wanted = model.tokenize(texts), processor(text=texts)
+    is_same = all(np.array_equal(encoded[name], wanted[name].numpy()) for name in encoded)
     if pixel_difference > MAX_DIFFERENCE or not is_same:
         raise ValueError(
             f"{EXAMPLE_NAME} prepares its inputs otherwise than the processor: pixel values differ by "
             f"{pixel_difference:.1e}, ids {'do not' if is_same else 'do'} differ. Nothing was written; please "
             "report it with processor_config.json and tokenizer_config.json."
         )
-    return {"pictures": len(readable), "largest_pixel_difference": pixel_difference, "ids_are_equal": is_same}
+    counts = {"pictures": len(readable), "texts": len(texts)}
+    return {**counts, "largest_pixel_difference": pixel_difference, "ids_are_equal": is_same}
 
 
 def _load_program(file: Path) -> Any:

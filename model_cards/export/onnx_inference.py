@@ -47,14 +47,15 @@ class Placement:
         if pixel.ndim != 2 or pixel.shape[1] != 4 or not np.isfinite(pixel).all():
             raise ValueError(f"boxes are {boxes}; each must be four finite numbers x0 y0 x1 y1.")
         size = np.array(self.original * 2, dtype=np.float64)
-        for box in pixel:
-            if not (box[2] > box[0] and box[3] > box[1]) or (box < -0.5).any() or (box > size + 0.5).any():
+        inside = np.clip(pixel, 0, size)
+        for box, (x0, y0, x1, y1) in zip(pixel, inside):
+            if not (x1 > x0 and y1 > y0) or (box < -0.5).any() or (box > size + 0.5).any():
                 raise ValueError(
                     f"box {box.tolist()} is empty or outside the picture of {self.original[0]} x {self.original[1]} "
                     "pixels; give x0 y0 x1 y1 in pixels of the original."
                 )
         scale = np.array([self.resized[0] / self.original[0], self.resized[1] / self.original[1]] * 2)
-        moved = np.clip(pixel, 0, size) * scale + np.array(self.offset * 2)
+        moved = inside * scale + np.array(self.offset * 2)
         fractions = np.clip(moved / np.array(self.frame * 2), 0.0, 1.0).astype(np.float32)
         for box, seen in zip(pixel, fractions):
             if not (seen[2] > seen[0] and seen[3] > seen[1]):
@@ -105,15 +106,21 @@ class OnnxModel:
         return {"input_ids": ids, "attention_mask": np.array([one.attention_mask for one in encoded], dtype=np.int64)}
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """(B, D) float32 of unit length."""
+        """(B, D) float32 of unit length; B may be 0."""
+        if not len(pictures):
+            return self._no_embeddings()
         return self.run("image", pixel_values=np.stack([self.frame(one)[0] for one in pictures]))["image_embeds"]
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """(T, D) float32 of unit length."""
+        """(T, D) float32 of unit length; T may be 0."""
+        if not len(texts):
+            return self._no_embeddings()
         return self.run("text", **self.tokenize(texts))["text_embeds"]
 
     def embed_regions(self, picture: Image.Image, boxes: Sequence[Sequence[float]]) -> np.ndarray:
-        """(R, D) float32 of unit length, of the regions of one picture."""
+        """(R, D) float32 of unit length, of the regions of one picture; R may be 0."""
+        if not len(boxes):
+            return self._no_embeddings()
         pixels, placement = self.frame(picture)
         region_boxes = placement.to_frame(boxes)[None]  # (1, R, 4)
         region_mask = np.ones(region_boxes.shape[:2], dtype=bool)
@@ -139,9 +146,14 @@ class OnnxModel:
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, inputs)))
 
+    def _no_embeddings(self) -> np.ndarray:
+        """(0, D) float32."""
+        return np.zeros((0, self.settings["projection_dim"]), dtype=np.float32)
+
     def _open_tokenizer(self) -> Tokenizer:
         text: dict[str, Any] = self.settings["text"]
         tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        tokenizer.encode_special_tokens = text["splits_special_tokens"]  # then "[SEP]" in a text is five characters
         tokenizer.no_truncation()
         if text["max_length"] is not None:
             tokenizer.enable_truncation(text["max_length"])

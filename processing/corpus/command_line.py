@@ -144,6 +144,11 @@ def _export(options: argparse.Namespace) -> int:
 
 def _push(options: argparse.Namespace) -> int:
     corpus = BuiltCorpus(options.corpus)
+    if not options.dry_run:
+        from regionmed_clip.processing.corpus.hub_push import DATASET, check_access, check_repo_id
+
+        check_repo_id(options.repo_id)
+        check_access(options.repo_id, DATASET, is_public=options.public, create_pr=False)
     plan = plan_push(
         corpus,
         options.repo_id,
@@ -154,7 +159,11 @@ def _push(options: argparse.Namespace) -> int:
     )
     _print([plan.card] if options.dry_run else [])
     _print(plan.lines())
-    _print(["Nothing was uploaded (--dry-run)."] if options.dry_run else [f"Pushed: {push_corpus(corpus, plan)}"])
+    if options.dry_run:
+        _print(["Nothing was uploaded (--dry-run)."])
+    else:
+        pushed = push_corpus(corpus, plan)
+        _print([f"Pushed: {pushed.url}, commit {pushed.commit}.", *pushed.lines()])
     return 0
 
 

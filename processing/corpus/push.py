@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from regionmed_clip.processing.corpus.audit import check_corpus
 from regionmed_clip.processing.corpus.audit_report import joined
 from regionmed_clip.processing.corpus.built_corpus import (
     CARD_NAME,
-    DATA_FOLDER,
     DUPLICATES_NAME,
     MANIFEST_NAME,
     BuiltCorpus,
@@ -19,7 +18,8 @@ from regionmed_clip.processing.corpus.built_corpus import (
 from regionmed_clip.processing.corpus.dataset_card import render_card
 from regionmed_clip.processing.corpus.licences import may_redistribute
 
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]{0,95}")
+if TYPE_CHECKING:
+    from regionmed_clip.processing.corpus.hub_push import Pushed
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,10 @@ class PushPlan:
         yield f"To {'public' if self.is_public else 'private'} dataset {self.repo_id}:"
         yield from (f"    {name}: {size:,} bytes" for name, size in self.files)
         yield f"{len(self.files)} files, {num_bytes / 1e6:,.1f} MB."
+
+    def contents(self, corpus: BuiltCorpus) -> dict[str, Path | bytes]:
+        """Path in the repository -> file of the corpus; of the card its content."""
+        return {name: self.card.encode() if name == CARD_NAME else corpus.folder / name for name, _ in self.files}
 
 
 def plan_push(
@@ -62,10 +66,9 @@ def plan_push(
     Raises:
         ValueError: a name that is no ORG/NAME, a licence that forbids it, or a corpus that fails the check.
     """
-    if not _REPO_ID.fullmatch(repo_id):
-        raise ValueError(
-            f"repository {repo_id!r} is no ORG/NAME of the Hub. Name it, e.g. my-lab/{corpus.manifest['name']}."
-        )
+    from regionmed_clip.processing.corpus.hub_push import check_repo_id  # brings huggingface_hub
+
+    check_repo_id(repo_id)
     closed = closed_licenses(corpus)
     if closed and not (allow_restricted and not is_public):
         raise ValueError(
@@ -86,69 +89,23 @@ def plan_push(
     return PushPlan(repo_id, is_public, ((CARD_NAME, len(card.encode())), *sizes), card)
 
 
-def push_corpus(corpus: BuiltCorpus, plan: PushPlan) -> str:
-    """The address of the commit, after creating the repository if needed and uploading the files of the plan.
-
-    The token is the one that `hf auth login`, or HF_TOKEN, gives. An existing repository keeps its visibility. Shards
-    in it that are not of this corpus are removed by the same commit, or the viewer would mix them in.
+def push_corpus(corpus: BuiltCorpus, plan: PushPlan) -> Pushed:
+    """What was done by `hub_push.push` with the files of the plan; an existing repository keeps its visibility.
 
     Raises:
-        ValueError: the Hub refuses, the repository exists and is public against the plan, or what arrived differs.
+        ValueError: what `hub_push.push` refuses.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+    from regionmed_clip.processing.corpus.hub_push import DATASET, Upload, push  # brings huggingface_hub
 
-    api = HfApi()
-    transport_error = HfHubHTTPError.__bases__[0]  # HTTPError of httpx or, by version, httpx2: also no connection
-    try:
-        api.create_repo(plan.repo_id, repo_type="dataset", private=not plan.is_public, exist_ok=True)
-        if not plan.is_public and not api.repo_info(plan.repo_id, repo_type="dataset").private:
-            raise ValueError(
-                f"dataset {plan.repo_id} exists and is public, and --public is not given; nothing was uploaded. Name "
-                "another repository, make it private, or add --public."
-            )
-        commit = api.create_commit(
-            plan.repo_id,
-            repo_type="dataset",
-            operations=_operations(api, corpus, plan),
-            commit_message=f"Corpus {corpus.revision}",
+    return push(
+        Upload(
+            repo_id=plan.repo_id,
+            repo_type=DATASET,
+            files=plan.contents(corpus),
+            message=f"Corpus {corpus.revision}",
+            is_public=plan.is_public,
         )
-        _check_arrival(api, corpus, plan.repo_id, commit.oid)
-    except (transport_error, LocalTokenNotFoundError) as error:
-        raise ValueError(
-            f"the push to {plan.repo_id} failed: {error}. Log in by `hf auth login` with a token that may write there, "
-            "and push again: shards that are there already are not sent twice."
-        ) from error
-    return str(commit.commit_url)
-
-
-def _operations(api: Any, corpus: BuiltCorpus, plan: PushPlan) -> list[Any]:
-    """What the commit does: adds the files of the plan, removes shards of another corpus."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    names = [name for name, _ in plan.files if name != CARD_NAME]
-    found = api.list_repo_files(plan.repo_id, repo_type="dataset")
-    stale = sorted(name for name in found if name.startswith(f"{DATA_FOLDER}/") and name not in names)
-    return [
-        CommitOperationAdd(path_in_repo=CARD_NAME, path_or_fileobj=plan.card.encode()),
-        *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=corpus.folder / name) for name in names),
-        *(CommitOperationDelete(path_in_repo=name) for name in stale),
-    ]
-
-
-def _check_arrival(api: Any, corpus: BuiltCorpus, repo_id: str, commit: str) -> None:
-    """Nothing; raises ValueError where a shard on the Hub has another sha256 than the manifest says."""
-    wanted = {
-        shard["path"]: shard["sha256"] for split in corpus.manifest["splits"].values() for shard in split["shards"]
-    }
-    infos = api.get_paths_info(repo_id, list(wanted), repo_type="dataset", revision=commit)
-    found = {info.path: info.lfs.sha256 for info in infos if info.lfs is not None}
-    wrong = sorted(name for name, sha256 in wanted.items() if found.get(name) != sha256)
-    if wrong:
-        raise ValueError(
-            f"{joined(wrong)} on {repo_id} at {commit} are not the shards of {corpus.folder}. Push again; if it stays "
-            "so, delete the repository first."
-        )
+    )
 
 
 def closed_licenses(corpus: BuiltCorpus) -> list[str]:

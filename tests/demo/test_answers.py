@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 from dicom_fixtures import write_dicom
@@ -47,6 +49,37 @@ def test_a_refusal_leaves_the_page_and_says_why(page, answers, visit):
     assert "reload" in note
     assert all(update == page.answers.gr.skip() for update in unchanged)
     assert len(unchanged) == 2
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a [SEP] \udfff"])
+def test_half_a_surrogate_pair_in_a_text_is_refused_in_the_note(page, answers, visit, text):
+    payload = {"boxes": [[5, 5, 40, 40]], "selected": 0}
+    for action, inputs in ((answers.read, (payload, visit, f"{text}\nb")), (answers.find, (visit, text))):
+        *_, note = page.answers.readable(3)(action)(*inputs)
+        assert 'role="alert"' in note
+        assert "is no Unicode text" in note
+        note.encode("utf-8")
+    *_, note = page.answers.readable(2)(answers.search_text)(text)
+    assert "is no Unicode text" in note
+
+
+@pytest.fixture
+def number_field(page, answers):
+    """The field of the frame or slice, as the page has it."""
+
+    async def build():  # where no loop is running, gradio leaves open those that it makes
+        with page.answers.gr.Blocks():
+            return page.app.Page(answers).number
+
+    return asyncio.run(build())
+
+
+def test_a_forged_number_of_a_frame_is_refused_in_the_note(page, answers, visit, number_field, tmp_path):
+    Image.new("L", (6, 5)).save(tmp_path / "one.png")
+    for number in (float("inf"), float("nan"), 10**400):
+        inputs = (visit, str(tmp_path / "one.png"), "as the file says", number_field.preprocess(number), "a\nb")
+        *_, note = page.answers.readable(7)(answers.open_upload)(*inputs)
+        assert "it must be a whole number from 0" in note
 
 
 def test_an_error_of_our_own_is_not_swallowed(page):

@@ -110,6 +110,13 @@ def test_several_frames_need_a_number_and_the_line_names_the_field(demo, tmp_pat
     assert picture.getpixel((0, 0)) == (20, 20, 20)
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), 10**400, -1, 0.5, "1"])
+def test_what_is_no_number_of_a_frame_is_refused(demo, tmp_path, number):
+    path = _save(tmp_path / "one.png", Image.new("L", (3, 3)))
+    with pytest.raises(ValueError, match=r'"Frame or slice" under Options is .*; it must be a whole number from 0'):
+        demo.uploads.open_picture(path, read_image, number=number)
+
+
 def test_boxes_are_clipped_to_the_picture(demo):
     boxes = demo.uploads.check_boxes({"boxes": [[-5, 2, 200, 30]]}, 100, 50)
     assert boxes == [(0.0, 2.0, 100.0, 30.0)]
@@ -123,6 +130,8 @@ def test_boxes_are_clipped_to_the_picture(demo):
         ({"boxes": [[1, 2, 3]]}, "Box 1 is"),
         ({"boxes": [[0, 0, 9, 9], [0, 0, float("nan"), 5]]}, "Box 2 is"),
         ({"boxes": [[0, 0, "9", 9]]}, "four numbers"),
+        ({"boxes": [[10**400, 0, 9, 9]]}, "four numbers"),
+        ({"boxes": [[0, 0, float("-inf"), 9]]}, "four numbers"),
         ({"boxes": [[200, 0, 300, 40]]}, "no area inside the picture of 100 x 50"),
         ({"boxes": [[0, 0, 9, 9]] * 13}, "at most 12"),
     ],

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 
+from regionmed_clip.model_cards.card_facts import load_facts
 from regionmed_clip.model_cards.card_metadata import check_metadata, split_card
-from regionmed_clip.model_cards.render import load_facts, render_card
+from regionmed_clip.model_cards.render import render_card
 
 WIDGET = {
     "src": "samples/a.png",
@@ -99,6 +100,14 @@ def test_odd_facts_survive_the_yaml(results):
     assert metadata["model-index"][0]["name"] == "A: #1 'model' | x"
     assert metadata["base_model"] == "lab/base"
     assert body.lstrip().startswith("# A: #1 'model' | x")
+
+
+def test_dashes_within_the_block_do_not_end_it(results):
+    facts = {"model_name": "My model ---", "tags": ["custom_code", "a ---"]}
+    metadata, body = split_card(render_card(results, facts))
+    assert metadata["tags"] == ["custom_code", "a ---"]
+    assert metadata["model-index"][0]["name"] == "My model ---"
+    assert body.lstrip().startswith("# My model ---")
 
 
 def test_a_card_whose_block_is_no_mapping_has_no_entries():

@@ -41,6 +41,17 @@ def test_every_source_stands_there_with_licence_numbers_and_citation(folder):
     assert str(folder.parent) not in card
 
 
+def test_notes_of_a_source_hide_nothing_of_what_stands_behind_them(tmp_path):
+    write_source(tmp_path / "chest", [noise(0), noise(1)], split=["train", "test"])
+    notes = "# chest\n- Licence: CC BY 4.0\n- Notes: <!-- old <script>\n\n<https://a.org> says:\n```\nopen\n"
+    (tmp_path / "chest" / "SOURCE.md").write_text(notes)
+    card = render_dataset_card(tmp_path)
+    behind = card.partition("## Sources and licences")[2].partition("## Fields")[0]
+    assert "&lt;!-- old &lt;script>" in behind
+    assert "<https://a.org>" in behind
+    assert behind.count("```") % 2 == 0
+
+
 def test_the_hub_reads_licence_tasks_size_and_a_configuration_for_each_source(folder):
     metadata, _ = split_card(render_dataset_card(folder, "lab/regions"))
     assert metadata["license"] == "other"

@@ -6,15 +6,19 @@ import copy
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from regionmed_clip.model_cards.golden_outputs import (
     SIZE,
     answer,
     compare_inputs,
     compare_outputs,
+    compare_settings,
     draw_picture,
     process,
     read_golden,
+    settings_of,
     write_golden,
 )
 
@@ -85,8 +89,43 @@ def test_broken_weights_give_no_golden_file(model, processor, tmp_path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    from safetensors.torch import save_file
-
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="of the format None"):
         read_golden(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:20])
+    with pytest.raises(
+        ValueError, match=r"b\.safetensors cannot be read as safetensors .*; take it from the run again"
+    ):
+        read_golden(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("patients", {}), ("hf_abc", {}), ("inputs.pixel_values", {"by": "Dr. Jane Doe"})]
+)
+def test_what_no_golden_file_has_is_refused_and_not_repeated(name, told, model, processor, tmp_path):
+    path = tmp_path / "golden.safetensors"
+    write_golden(path, model, processor)
+    with safe_open(path, framework="pt") as file:
+        told = {**file.metadata(), **told}
+    save_file({**load_file(path), name: torch.tensor(list(b"Patient name: Jane Doe"), dtype=torch.uint8)}, path, told)
+    with pytest.raises(ValueError, match="holds 1 tensors or texts that no golden file has") as error:
+        read_golden(path)
+    assert name not in str(error.value)
+
+
+def test_a_golden_file_that_lacks_its_picture_is_refused(model, processor, tmp_path):
+    path = tmp_path / "golden.safetensors"
+    write_golden(path, model, processor)
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    save_file({name: tensor for name, tensor in load_file(path).items() if name != "image"}, path, told)
+    with pytest.raises(ValueError, match=r"lacks what every golden file has \(KeyError\('image'\)\)"):
+        read_golden(path)
+
+
+def test_another_window_is_told_though_the_picture_has_none(golden, processor):
+    compare_settings(settings_of(processor), golden)
+    windowed = copy.deepcopy(processor)
+    windowed.image_processor.window = "lung"
+    with pytest.raises(ValueError, match=r"the window of this model: 'lung'; where the golden outputs were made: None"):
+        compare_settings(settings_of(windowed), golden)

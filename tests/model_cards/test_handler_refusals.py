@@ -16,11 +16,14 @@ from dicom_fixtures import write_dicom
 from handler_http import load_handler
 from hostile_pictures import (
     animated_gif,
+    bigtiff_of_many_tags,
     deflated_dicom,
     gif_of_a_huge_screen,
     jpeg_of_many_scans,
+    jpeg_whose_exif_names_gigabytes,
     png_of_zeros,
     png_that_claims,
+    png_whose_exif_names_gigabytes,
     postscript,
     saved,
     tiff_of_directories,
@@ -112,10 +115,14 @@ IMAGES = {
     "too much base64": ("A" * (2**25), 413, "more than 16,777,216 bytes"),
     "a PNG that claims 25 billion pixels": (png_that_claims(160_000, 160_000), 413, "at most 32,000,000 are read"),
     "a whole PNG of 36 million pixels": (png_of_zeros(6000, 6000), 413, "at most 32,000,000 are read"),
-    "a GIF of a huge screen": (gif_of_a_huge_screen(), 413, "at most 32,000,000 are read"),
+    "a GIF of a huge screen": (gif_of_a_huge_screen(), 413, "has 4,294,836,225 pixels; at most 32,000,000 are read"),
     "a TIFF with a large tile": (tiff_with_a_large_tile(), 422, "tiles, 8192 x 8192, do not fit its 16 x 16"),
     "a TIFF of looping directories": (tiff_of_directories([1, 2, 0]), 422, "directories come back to one before"),
     "a TIFF that names gigabytes": (tiff_that_names_gigabytes(), 422, "340,014 bytes whose directories name at least"),
+    "a TIFF of 800,000 tags": (bigtiff_of_many_tags(), 422, "more than 250,000 tags"),
+    "a TIFF of 6,001 pages": (tiff_of_directories([*range(1, 6_001), None]), 422, "are more than 6,000"),
+    "a PNG whose EXIF names gigabytes": (png_whose_exif_names_gigabytes(), 422, "EXIF data of 340,014 bytes"),
+    "a JPEG whose EXIF names gigabytes": (jpeg_whose_exif_names_gigabytes(), 422, "EXIF data of 340,014 bytes"),
     "a JPEG of many scans": (jpeg_of_many_scans(), 422, "more than 100 scans"),
     "a truncated JPEG": (JPEG[: len(JPEG) // 2], 422, "truncated"),
     "a truncated PNG": (PNG[:-200], 422, "truncated or corrupt"),
@@ -186,6 +193,7 @@ def test_boxes_that_mean_nothing_are_refused(handler, boxes, status, item, messa
     assert message in error["message"], error
 
 
+LONG, VAST = "lung " * 2_000_000, 10**5000
 PARAMETERS = [
     ({"candidate_labels": []}, 400, "candidate_labels", "is empty"),
     ({"candidate_labels": [f"label {i}" for i in range(10_000)]}, 413, "candidate_labels", "10,000 entries"),
@@ -206,6 +214,12 @@ PARAMETERS = [
     ({**LABELS, "window": [40, 0]}, 422, "", "the width above 0"),
     ({**LABELS, "window": [40, NAN]}, 400, "window", "window is"),
     ({**LABELS, "window": {"low": 3}}, 400, "window", "window is"),
+    ({**LABELS, "window": LONG}, 400, "window", "window is 'lung lung"),
+    ({**LABELS, "window": ["lung", LONG, "bone"]}, 400, "window", "window is"),
+    ({**LABELS, "top_k": VAST}, 400, "top_k", "top_k is 'int a number of 16,610 bits'"),
+    ({**LABELS, "window": [VAST, 3]}, 400, "window", "window is"),
+    ({"task": "embed_image", "box_format": LONG}, 400, "box_format", "box_format is 'lung lung"),
+    ({"task": "ground", **LABELS, "source": LONG}, 400, "source", "source is 'lung lung"),
     ({**LABELS, "window": [40, 400]}, 422, None, "is an 8-bit picture"),
     ({"task": "ground", **LABELS, "threshold": "high"}, 400, "threshold", "must be a number"),
     ({"task": "ground", **LABELS, "threshold": NAN}, 400, "threshold", "must be a number"),
@@ -240,6 +254,34 @@ def test_what_is_nested_deeper_than_any_request_is_refused_not_followed(handler)
         {"inputs": {"image": b64(PNG), "frame_index": nest}, "parameters": LABELS},
     ):
         assert refused(handler, data)["status"] == 400
+
+
+def test_whole_numbers_too_long_to_write_out_are_refused_in_any_field(handler):
+    for data in (
+        VAST,
+        {"inputs": VAST, "parameters": LABELS},
+        {"inputs": b64(PNG), "parameters": VAST},
+        {"inputs": b64(PNG), "parameters": {"task": VAST}},
+        {"inputs": b64(PNG), "parameters": {"candidate_labels": ["a", VAST]}},
+        {"inputs": b64(PNG), "parameters": {"candidate_labels": [[VAST]]}},
+        {"inputs": {"image": {"a": VAST}}, "parameters": LABELS},
+        {"inputs": boxed([1, 2, [VAST], 4]), "parameters": {"task": "embed_regions"}},
+        {"inputs": {"image": b64(PNG), "frame_index": VAST}, "parameters": LABELS},
+    ):
+        assert refused(handler, data)["status"] == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(MemoryError, "more memory than there is"), (RecursionError, "too deeply")]
+)
+def test_what_the_machine_cannot_hold_is_answered_not_raised(handler, monkeypatch, kind, words):
+    def fail(*_args, **_kwargs):
+        raise kind
+
+    monkeypatch.setattr(handler, "_see", fail)
+    error = refused(handler, {"inputs": b64(PNG), "parameters": LABELS})
+    assert (error["status"], error["item"]) == (413, "request")
+    assert words in error["message"]
 
 
 def test_refusals_take_less_than_50_ms(handler):

@@ -18,12 +18,12 @@ from hub_clients import BLOCK_OUR_PACKAGES, AHub, a_hub, run_python, talking_to
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from regionmed_clip.model_cards.golden_outputs import GOLDEN_FILE, read_golden
-from regionmed_clip.model_cards.hub_push import MANIFEST_FILE, Upload, push
 from regionmed_clip.model_cards.stage import stage_flat_folder
+from regionmed_clip.processing.corpus.hub_push import MANIFEST_FILE, Upload, push
 
 # huggingface_hub's own way of sending a large file without Xet
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
-REPO_ID = "lab/regionmed-clip"
+REPO_ID = "tester/regionmed-clip"
 STRANGER = f"""{BLOCK_OUR_PACKAGES}
 import json
 from transformers import AutoModel, AutoProcessor, pipeline

@@ -74,6 +74,43 @@ def test_a_thumbnail_in_a_known_segment_of_jpeg_is_named():
     assert telling_parts(with_thumbnail) == ["the segment APP0"]
 
 
+@pytest.mark.parametrize("name", [b"sBIT", b"cICP", b"bKGD", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"tRNS", b"PLTE"])
+def test_a_known_chunk_of_png_of_another_length_is_named(name):
+    plain = saved("PNG")
+    place = plain.index(b"IDAT") - 4
+    content = plain[:place] + chunk(name, b"Patient DOE^JANE 1962-03-04 MRN 123") + plain[place:]
+    assert telling_parts(content) == [f"the chunk {name.decode()}"]
+
+
+def test_known_chunks_of_png_of_their_lengths_tell_nothing_but_once():
+    plain = saved("PNG")
+    place = plain.index(b"IDAT") - 4
+    sizes = {b"sBIT": 1, b"cICP": 4, b"bKGD": 2, b"pHYs": 9, b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"tRNS": 2}
+    chunks = b"".join(chunk(name, b"\0" * size) for name, size in sizes.items())
+    assert telling_parts(plain[:place] + chunks + plain[place:]) == []
+    assert telling_parts(plain[:place] + 2 * chunk(b"cHRM", b"D" * 32) + plain[place:]) == ["the chunk cHRM"]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}])
+@pytest.mark.parametrize("restarts", [{}, {"restart_marker_rows": 1}, {"restart_marker_blocks": 2}])
+@pytest.mark.parametrize("size", [(40, 30), (17, 33)])
+def test_bytes_behind_the_last_restart_of_jpeg_are_named_and_restarts_are_not(mode, options, restarts, size):
+    plain = saved("JPEG", PICTURE.resize(size).convert("RGB").convert(mode), **options, **restarts)
+    assert telling_parts(plain) == []
+    content = plain[:-2] + b"\xff\xd0DOE^JANE MRN 1234567" + plain[-2:]
+    Image.open(BytesIO(content)).load()
+    assert telling_parts(content) == ["data behind its pixels"]
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}])
+@pytest.mark.parametrize("name", [b"VP8 ", b"VP8L"])
+def test_a_second_chunk_of_pixels_of_webp_is_named(name, options):
+    chunks = saved("WEBP", **options)[12:] + riff(name, b"Patient DOE^JANE")
+    content = b"RIFF" + (len(chunks) + 4).to_bytes(4, "little") + b"WEBP" + chunks
+    assert telling_parts(content) == [f"the chunk {name.decode().strip()}"]
+
+
 @pytest.mark.parametrize("name", [b"EXIF", b"XMP ", b"ABCD"])
 def test_a_chunk_of_webp_that_is_not_known_is_named(name):
     chunks = saved("WEBP")[12:] + riff(name, b"Doe^Jane!")

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import torch
 import yaml
-from built_corpora import build, noise, write_source
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from regionmed_clip.eval.results import read_results, write_results
 from regionmed_clip.model_cards import publish
-from regionmed_clip.model_cards.dataset_publication import prepare_dataset
 from regionmed_clip.model_cards.golden_outputs import GOLDEN_FILE, read_golden
-from regionmed_clip.model_cards.hub_push import Pushed, Upload
 from regionmed_clip.model_cards.publications import prepare_model, prepare_space, read_facts
 from regionmed_clip.model_cards.stage import stage_flat_folder
+from regionmed_clip.processing.corpus.hub_push import Pushed, Upload
 
 FACTS = {"training": ["global: 600 steps"], "data": "phantom@1"}
 
@@ -100,6 +102,50 @@ def test_golden_inputs_that_the_processor_does_not_give_are_refused(copied, prep
         prepare(copied)
 
 
+def test_a_window_that_was_changed_after_training_is_refused(copied, prepare):
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        told = json.loads((copied / name).read_text())
+        told.get("image_processor", told)["window"] = "lung"
+        (copied / name).write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="the window of this model: 'lung'; where the golden outputs were made: None"):
+        prepare(copied)
+
+
+def test_golden_outputs_that_carry_more_are_refused(copied, prepare):
+    change_golden(copied, "patients", torch.tensor(list(b"Patient name: Jane Doe"), dtype=torch.uint8))
+    with pytest.raises(ValueError, match="holds 1 tensors or texts that no golden file has"):
+        prepare(copied)
+
+
+def test_golden_outputs_of_an_earlier_version_stay_and_that_is_told(copied, prepare):
+    path = copied / GOLDEN_FILE
+    with safe_open(path, framework="pt") as file:
+        told = file.metadata()
+    del told["settings"]
+    save_file(load_file(path), path, told)
+    publication = prepare(copied)
+    assert "are of an earlier version and do not tell its window" in " ".join(publication.notes)
+    assert publication.files[GOLDEN_FILE].read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("training_data.json", "[]", "training_data.json holds a list, no object; take it from the run again"),
+        ("training_data.json", "{", "training_data.json is no JSON .*; take it from the run again"),
+        ("card_facts.json", "[1, 2]", "card_facts.json is not what staging writes"),
+        ("card_facts.json", '{"facts": [1, 2], "card_sha256": "x"}', "card_facts.json is not what staging writes"),
+        ("card_facts.json", '{"facts": {"training_seconds": "abc"}, "card_sha256": "x"}', "must be a int or float"),
+        (GOLDEN_FILE, "{", "golden.safetensors cannot be read as safetensors"),
+        ("model.safetensors", "{", "config.json and model.safetensors in .* are not whole"),
+    ],
+)
+def test_a_broken_file_is_one_line_that_names_it(name, content, reason, copied, prepare):
+    (copied / name).write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        prepare(copied)
+
+
 def trained_on(folder, *sources):
     """None; training_data.json says that the model saw these (name, licence)."""
     data = [{"kind": "jsonl", "sources": [{"name": name, "license": told} for name, told in sources if told]}]
@@ -136,6 +182,14 @@ def test_a_card_that_was_edited_by_hand_stays(copied, prepare):
     publication = prepare(copied)
     assert text_of(publication, "README.md") == card
     assert "README.md was edited by hand and is published as it is" in publication.notes
+
+
+def test_a_statement_deleted_by_hand_is_asked_for(copied, prepare):
+    card = (copied / "README.md").read_text()
+    assert "**Not a medical device.**" in card
+    (copied / "README.md").write_text(card.replace("**Not a medical device.**", ""))
+    with pytest.raises(ValueError, match=r"does not say 'Not a medical device'.* delete README.md"):
+        prepare(copied)
 
 
 def test_a_number_typed_into_the_card_is_refused(copied, prepare):
@@ -215,45 +269,30 @@ def test_facts_of_a_file_stand_in_the_card_and_another_licence_is_not_ours(copie
     assert "license: cc-by-nc-4.0" in text_of(publication, "README.md")
     assert "LICENSE" not in publication.files
     assert "Apache License" in text_of(publication, "code_license.txt")
+    assert "the text of the weights' licence is missing; put it into the folder as LICENSE" in publication.notes
     path.write_text("- a list")
     with pytest.raises(ValueError, match="holds a list; facts are lines"):
         read_facts(path)
 
 
-def test_a_built_corpus_is_planned_and_one_that_nobody_may_pass_on_is_not(tmp_path):
-    told = {"is_public": True, "allow_restricted": False, "say": lambda _: None}
-    for license_name in ("CC BY 4.0", "PhysioNet Credentialed Health Data License 1.5.0"):
-        place = tmp_path / license_name[:2]
-        images, splits = [noise(0), noise(1)], ["train", "test"]
-        root = write_source(place / "chest", images, split=splits, license_name=license_name)
-        corpus = build(place / "corpus", root, name="tiny")
-        if license_name.startswith("CC"):
-            publication = prepare_dataset(corpus.folder, "lab/tiny", **told)
-            assert publication.files["README.md"].startswith(b"---\n")
-            assert publication.files["manifest.json"] == corpus.folder / "manifest.json"
-            assert publication.message == f"Corpus {corpus.revision}"
-        else:
-            with pytest.raises(ValueError, match="which nobody may pass on as far as we know"):
-                prepare_dataset(corpus.folder, "lab/tiny", **told)
+def test_the_text_of_the_weights_own_licence_goes_along(copied, prepare):
+    (copied / "LICENSE").write_text("Use these weights for research alone.\n")
+    publication = prepare(copied, facts={"license": "cc-by-nc-4.0"})
+    assert text_of(publication, "LICENSE") == "Use these weights for research alone.\n"
+    assert "Apache License" in text_of(publication, "code_license.txt")
+    assert not any(note.startswith("left out") for note in publication.notes)
 
 
-def test_a_source_folder_is_published_by_its_rows_and_a_patient_in_one_is_found(tmp_path):
-    told = {"is_public": True, "allow_restricted": False, "say": lambda _: None}
-    root = write_source(tmp_path / "chest", [noise(0), noise(1)], split=["train", "test"])
-    (root / "notes.txt").write_text("not of the format")
-    (root / "images" / "unnamed.png").write_bytes((root / "images" / "000.png").read_bytes())
-    publication = prepare_dataset(root, "lab/chest", **told)
-    assert set(publication.files) == {
-        "README.md", "SOURCE.md", "annotations.jsonl", "images/000.png", "images/001.png", "masks/001.png",
-    }  # fmt: skip
-    rows = (root / "annotations.jsonl").read_text().splitlines()
-    (root / "annotations.jsonl").write_text(f'{rows[0]}\n{rows[1][:-1]}, "meta": {{"by": "Dr. Jane Doe"}}}}\n')
-    with pytest.raises(ValueError, match=r"annotations.jsonl: line 2 holds what looks like .* \[phi-name\]"):
-        prepare_dataset(root, "lab/chest", **told)
-    assert "phi-name" in prepare_dataset(root, "lab/chest", accepted=["phi-name"], **told).notes[0]
-    (root / "images" / "a.dcm").write_bytes(b"DICM")
-    with pytest.raises(ValueError, match="their headers can be"):
-        prepare_dataset(root, "lab/chest", accepted=["phi-name"], **told)
+def test_a_dry_run_saves_what_would_be_sent_where_one_can_read_it(copied, tmp_path, capsys):
+    options = ["--model", str(copied), "--repo-id", "lab/m", "--dry-run", "--save", str(tmp_path / "new" / "saved")]
+    assert publish.main(options) == 0
+    told = capsys.readouterr().out
+    saved = {path.relative_to(tmp_path / "new" / "saved").as_posix() for path in (tmp_path / "new").rglob("*.*")}
+    assert {"README.md", "model.safetensors", "samples/ct.png"} <= saved
+    assert all(f"    {name}: " in told for name in saved - {"samples"} if "." in name)
+    with pytest.raises(SystemExit):
+        publish.main(options)
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_the_space_holds_the_demo_and_of_the_model_what_would_be_published(copied, prepare, make_result, tmp_path):
@@ -306,6 +345,27 @@ def test_a_mistake_is_one_line_and_status_2(arguments, reason, capsys, tmp_path,
     told = capsys.readouterr().err
     assert reason in told
     assert len(told.strip().splitlines()) == 1
+
+
+def test_a_sigterm_ends_the_rehearsal_too_and_leaves_no_files(final, tmp_path):
+    """It takes about ten seconds: a whole publication up to its rehearsal."""
+    command = [sys.executable, "-m", "regionmed_clip.model_cards.publish", "--model", str(final), "--repo-id", "lab/a"]
+    run = subprocess.Popen(
+        [*command, "--dry-run"], env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True
+    )
+    children = []
+    deadline = time.monotonic() + 120
+    while not children and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+        children = [one for one in psutil.Process(run.pid).children() if "bare_rehearsal.py" in " ".join(one.cmdline())]
+    assert children, "no rehearsal was seen"
+    assert [path.name[:18] for path in tmp_path.glob("regionmed-publish-*")] == ["regionmed-publish-"]
+    run.terminate()
+    _, told = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert told.strip().endswith("interrupted; the same command goes on where it was.")
+    assert not any(child.is_running() for child in children)
+    assert list(tmp_path.glob("regionmed-*")) == []
 
 
 def test_the_end_says_how_to_load_what_was_published():

@@ -26,6 +26,14 @@ SECRETS = [
     "https://jane:" + "s3cretpass@pacs.example.org/x",
     "WANDB_API_KEY=" + "0123456789abcdef0123456789abcdef01234567",
     '"password": "' + 'hunter2hunter2"',
+    "train.py --password " + "hunter2secret99",
+    "train.py --api-key " + "0123456789abcdef01",
+    "api-key: " + "0123456789abcdef0123",
+    "Authorization: Bearer " + "0123456789abcdef0123456789",
+    "wandb_key=" + "0123456789abcdef0123456789abcdef01234567",
+    "DefaultEndpointsProtocol=https;AccountKey=" + "abcd0123456789abcd0123456789abcd==",
+    "npm_" + LETTERS[:36],
+    "password: " + "Sommer2024!",
 ]
 
 
@@ -49,6 +57,9 @@ def test_a_credential_is_found_and_not_repeated(secret, tmp_path):
         "sk-learn and sk-image",
         "https://huggingface.co/docs",
         "a" * 40,
+        "the bearer of this letter",
+        "--token-file and --password, which are asked for",
+        "key = os.environ['HF_TOKEN']; api_key=settings.key",
     ],
 )
 def test_words_about_credentials_are_none(text):
@@ -63,6 +74,9 @@ def test_words_about_credentials_are_none(text):
         ("~/projects/secret/x.json", ".../x.json"),
         (r"C:\Users\jane\x.json", ".../x.json"),
         ("/gws/nopw/j04/x", ".../x"),
+        (r"\\pacs01\share$\doe\x.dcm", ".../x.dcm"),
+        (r"c:\\Users\\jane\\x.json", ".../x.json"),
+        (r"a row \\ of LaTeX, \n and \d+\w", None),
         ("runs/quickstart/final ../shared/data https://host.org/home/x 1/2/3/4 and/or/both", None),
     ],
 )
@@ -89,6 +103,32 @@ def test_personal_data_in_a_card_or_a_list_of_answers_is_found_and_may_be_let_pa
     with pytest.raises(ValueError, match="add --accept RULE"):
         refuse_problems(problems)
     assert refuse_problems(problems, [rule]) == problems
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        r'{"p": "C:\\Users\\jane.doe\\x.dcm"}',
+        r'{"p": "\\\\pacs01\\share\\doe"}',
+        r'{"p": "\/home\/jane.doe\/x"}',
+        r'{"\u002fhome/jane.doe/x": 1}',
+    ],
+)
+def test_a_path_is_found_however_json_writes_it_also_as_a_key(row, tmp_path):
+    (tmp_path / "config.json").write_text(f"[\n{row}\n]")
+    (tmp_path / "rows.jsonl").write_text(f"{{}}\n{row}\n")
+    found = [(problem.rule, problem.reason.partition(";")[0]) for problem in find_problems(tmp_path)]
+    assert found == [("local-path", "line 2 holds a local path")] * 2
+
+
+def test_a_secret_is_found_in_the_strings_of_json_and_named_once(tmp_path):
+    token = "hf_" + LETTERS[:34]
+    (tmp_path / "config.json").write_text(json.dumps({"a": token}).replace("_", r"\u005f"))
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"a": token}))
+    assert [(problem.rule, problem.place) for problem in find_problems(tmp_path)] == [
+        ("secret", "config.json"),
+        ("secret", "rows.jsonl"),
+    ]
 
 
 def test_hashes_and_what_our_own_templates_say_are_no_personal_data(tmp_path):

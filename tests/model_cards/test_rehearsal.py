@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import re
 import shutil
+import sys
 from importlib.machinery import PathFinder
 
 import pytest
@@ -61,6 +63,17 @@ def test_code_that_needs_what_a_stranger_lacks_is_refused(copied):
         rehearse(copied)
 
 
+def test_an_interpreter_is_found_from_where_the_command_was_given(folder, tmp_path, monkeypatch):
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert "outputs alike" in rehearse(folder, "bin/python").line()
+    with pytest.raises(ValueError, match=r"^bin/none cannot be started"):
+        rehearse(folder, "bin/none")
+
+
 def test_a_model_that_was_saved_with_a_window_is_asked_by_every_pipeline(model, processor, tmp_path):
     windowed = copy.deepcopy(processor)
     windowed.image_processor.window = "lung"
@@ -69,6 +82,21 @@ def test_a_model_that_was_saved_with_a_window_is_asked_by_every_pipeline(model, 
     assert told["pipelines"][0] == "zero-shot-image-classification"
     assert told["pipelines"][1:] == ["region-classification", "region-grounding"]
     assert len(told["handler"]) == 2
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        text = (folder / name).read_text()
+        assert '"lung"' in text
+        (folder / name).write_text(text.replace('"lung"', '"bone"'))
+    with pytest.raises(
+        ValueError, match="the window of this model: 'bone'; where the golden outputs were made: 'lung'"
+    ):
+        rehearse(folder)
+
+
+def test_an_image_processor_that_reads_otherwise_alone_is_refused(copied):
+    path = copied / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_mean": [0, 0, 0]}))
+    with pytest.raises(ValueError, match=r"image_mean is \[0, 0, 0\] in preprocessor_config\.json and "):
+        rehearse(copied)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +109,23 @@ def test_a_model_that_was_saved_with_a_window_is_asked_by_every_pipeline(model, 
 )  # fmt: skip
 def test_pipelines_that_answer_nonsense_are_refused(line, wrong, reason, copied):
     code = copied / "region_pipelines.py"
+    assert code.read_text().count(line) == 1
+    code.write_text(code.read_text().replace(line, wrong))
+    with pytest.raises(ValueError, match=reason):
+        rehearse(copied)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "reason"),
+    [
+        ("logits_per_region.softmax", "logits_per_region.cumsum(-1).softmax", "handler.py classify_regions answered"),
+        ('"label": label, "box"', '"label": "a", "box"', "handler.py ground answered"),
+        ("output.text_embeds.tolist()", "(-output.text_embeds).tolist()", "handler.py embed_text answered"),
+    ],
+    ids=["regions", "grounding", "texts"],
+)  # fmt: skip
+def test_a_handler_that_answers_nonsense_is_refused(line, wrong, reason, copied):
+    code = copied / "handler.py"
     assert code.read_text().count(line) == 1
     code.write_text(code.read_text().replace(line, wrong))
     with pytest.raises(ValueError, match=reason):

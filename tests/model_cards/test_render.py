@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import yaml
 
-from regionmed_clip.model_cards.render import check_card, load_facts, render_card
+from regionmed_clip.model_cards.card_facts import load_facts
+from regionmed_clip.model_cards.card_metadata import split_card
+from regionmed_clip.model_cards.render import check_card, render_card
 
 
 def test_the_metadata_parses_and_names_library_task_and_licence(results):
@@ -191,11 +194,85 @@ def test_the_table_of_samples_says_where_the_model_is_wrong(results):
         ({"limits": "none known"}, "fact 'limits' is 'none known'; it must be a list"),
         ({"license": None}, "fact 'license' is None; it must be a str"),
         ({"repo_id": "regionmed-clip"}, "it must be ORG/NAME"),
+        ({"repo_id": 'lab/a"; x'}, "it must be ORG/NAME"),
+        ({"citation": {}}, "fact 'citation' is {}; it must have title and author"),
+        ({"citation": {"title": "T", "author": 3}}, "it must have title and author"),
+        ({"training_seconds": "abc"}, "fact 'training_seconds' is 'abc'; it must be a int or float"),
+        ({"training_data": "text"}, "fact 'training_data' is 'text'; it must be a dict"),
+        ({"training_data": {"images": {"num_images": 3}, "data": ["chest"]}}, "not of the form that training writes"),
+        ({"training_data": {"images": {"num_images": 3, "sources": [1]}}}, "not of the form that training writes"),
+        ({"num_parameters": True}, "fact 'num_parameters' is True; it must be a int"),
+        ({"intended_use": [{"a": "b"}]}, "fact 'intended_use' holds .*; each entry must be a str"),
+        ({"model_name": "My\n---\n# Hacked"}, "fact 'model_name' is .*; it must be one line"),
+        ({"evaluated_as": "nobody"}, "no results; the results are of colour-size-probe, plain-clip, regionmed-clip"),
     ],
 )
 def test_a_fact_of_another_kind_is_refused(results, facts, reason):
     with pytest.raises(ValueError, match=reason):
         render_card(results, facts)
+
+
+def test_licences_of_weights_and_code_are_two_and_another_has_name_and_address():
+    card = render_card([], {"license": "cc-by-nc-4.0", "language": ["en", "de"]})
+    assert "Licence of the weights: cc-by-nc-4.0.\nLicence of the code: apache-2.0, see `code_license.txt`." in card
+    assert split_card(card)[0]["language"] == ["en", "de"]
+    check_card(card, [])
+    other = {"license": "other", "license_name": "clinic-terms", "license_link": "https://clinic.org/terms"}
+    card = render_card([], other)
+    check_card(card, [])
+    assert {key: split_card(card)[0][key] for key in other} == other
+    assert "Licence of the weights: clinic-terms (https://clinic.org/terms)." in card
+    assert "Licence of the code: apache-2.0, see `LICENSE`." in render_card([], {})
+    with pytest.raises(ValueError, match="then license_name must name it"):
+        check_card(render_card([], {"license": "other"}), [])
+
+
+def test_facts_and_results_begin_no_html_and_no_heading(make_result):
+    bad = "x <script>alert(1)</script>\n\n# Hacked"
+    result = make_result(hardware=bad, metric="a|b<b>", command=f"`{bad}", protocol={"smoke": bad, "split": f"`{bad}"})
+    facts = {"limits": [bad], "training": [bad], "data": "`<img src=x>", "citation": {"title": bad, "author": "a"}}
+    card = render_card([result], facts)
+    body = re.sub(r"`[^`\n]*`", "", split_card(card)[1])  # in code nothing is HTML
+    assert "&lt;script>" in body
+    assert not re.search(r"<(script|img|b>)", body)
+    assert "\n# Hacked" not in body
+    assert "| a\\|b&lt;b> | all |" in card
+    check_card(card, [result], facts)
+
+
+def test_what_a_card_must_say_is_asked_of_every_card(results):
+    card = render_card(results, {})
+    for words, reason in (
+        ("**Not a medical device.**", "does not say 'Not a medical device'"),
+        ("which its authors withdrew", "does not say 'arXiv:2508.05244, which its authors withdrew'"),
+    ):
+        assert words in card
+        with pytest.raises(ValueError, match=reason):
+            check_card(card.replace(words, ""), results)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (r"interval\s+0\.789\s+to", "interval 0.001 to", "model-index is not that of the results"),
+        (r"n\s+=\s+1,534", "n = 999,999", "model-index is not that of the results"),
+        (r"model-index:\n[\s\S]*?\n---\n", "---\n", "model-index is not that of the results"),
+        (r"\| 1,534 \|", "| 99,999 |", "a row that is no row of the results"),
+        (r"\[0\.789, 0\.834\]", "[0.812, 0.834]", "a row that is no row of the results"),
+    ],
+)
+def test_figures_changed_by_hand_are_refused(results, old, new, reason):
+    card, number = re.subn(old, new, render_card(results, {}), count=1)
+    assert number == 1
+    with pytest.raises(ValueError, match=reason):
+        check_card(card, results)
+
+
+def test_a_model_whose_results_have_another_name_is_indexed_by_the_fact(make_result):
+    results = [make_result(model="final")]
+    card = render_card(results, {"evaluated_as": "final"})
+    assert len(split_card(card)[0]["model-index"][0]["results"]) == 1
+    check_card(card, results, {"evaluated_as": "final"})
 
 
 def test_of_a_published_model_the_code_names_the_repository(results):

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from hub_clients import a_hub, talking_to
 from PIL import Image
 from safetensors.numpy import load_file
 
+from regionmed_clip.model_cards import publish
 from regionmed_clip.model_cards import space as space_module
-from regionmed_clip.model_cards.space import DEMO_FOLDER, stage_space
+from regionmed_clip.model_cards.space import DEMO_FOLDER, check_model_is_that, stage_space
 from regionmed_clip.model_cards.stage import stage_flat_folder
+from regionmed_clip.processing.corpus.hub_push import Upload, push
 from regionmed_clip.processing.corpus.phantoms.study import draw_phantom
+
+# huggingface_hub's own way of sending a large file without Xet
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +110,42 @@ def test_a_failure_leaves_the_older_space_untouched(model_folder, tmp_path, monk
         stage_space(model_folder, tmp_path / "s", num_index_images=1)
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["old"]
+
+
+@pytest.fixture
+def published(model_folder, repository):
+    """The model as lab/a, private, tagged v1; this process talks to the tests' own Hub, where it is."""
+    files = {path.relative_to(model_folder).as_posix(): path for path in model_folder.rglob("*") if path.is_file()}
+    with a_hub("own", repository) as hub, talking_to(hub):
+        push(Upload(repo_id="lab/a", repo_type="model", files=files, message="m", tag="v1"))
+        yield hub
+
+
+def test_a_model_on_the_hub_must_be_there_and_the_one_of_the_index(published, model_folder, tmp_path):
+    told = check_model_is_that("lab/a", "v1", model_folder, is_public=False)
+    assert told.startswith("the Hub has this very model as lab/a at v1; it is private: give the Space a secret HF_TO")
+    for model_id, revision in (("lab/absent", None), ("lab/a", "v9")):
+        with pytest.raises(ValueError, match=f"the Hub has no model {model_id} at"):
+            check_model_is_that(model_id, revision, model_folder, is_public=False)
+    with pytest.raises(ValueError, match="lab/a is private and the Space would be public"):
+        check_model_is_that("lab/a", "v1", model_folder, is_public=True)
+    other = shutil.copytree(model_folder, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "transformers_version": "9"}))
+    check_model_is_that("lab/a", None, other, is_public=False)
+    (other / "config.json").write_text(json.dumps({**config, "roi_mode": "maskpool"}))
+    with pytest.raises(ValueError, match=r"is not the model lab/a at main: config\.json differ"):
+        check_model_is_that("lab/a", None, other, is_public=False)
+    with (other / "model.safetensors").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(ValueError, match=r"is not the model lab/a at main: model\.safetensors differ"):
+        check_model_is_that("lab/a", None, other, is_public=False)
+
+
+def test_the_command_asks_for_the_model_before_it_stages_or_makes_anything(published, model_folder, capsys):
+    arguments = ["--what", "space", "--model", str(model_folder), "--repo-id", "lab/demo", "--model-id", "lab/absent"]
+    with pytest.raises(SystemExit) as stop:
+        publish.main(arguments)
+    assert stop.value.code == 2
+    assert "the Hub has no model lab/absent at main" in capsys.readouterr().err
+    assert set(published.own.hub.repositories) == {("model", "lab/a")}

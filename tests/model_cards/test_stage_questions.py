@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -167,3 +168,15 @@ def test_it_passes_the_rehearsal_with_its_answers_as_golden_outputs(folder):
     assert "12 outputs alike; greatest difference 0" in told["golden"]
     assert told["pipelines"][-1] == "visual-question-answering"
     assert told["handler"] is not None
+
+
+def test_answers_under_other_names_do_not_pass_the_rehearsal(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "final")
+    config = json.loads((copied / "config.json").read_text())
+    names = [config["id2label"][str(i)] for i in (1, 0, 2)]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ValueError, match=r"the answers of this model: \['.*\]; where the golden outputs were made: \['"
+    ):
+        rehearse(copied)

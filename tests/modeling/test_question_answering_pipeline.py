@@ -128,6 +128,16 @@ def test_a_model_in_bfloat16_answers(processor, pipe):
     assert len(half(image=picture(), question=QUESTION, boxes=[(3, 4, 40, 50)])) == len(ANSWERS)
 
 
+def test_a_dataset_that_is_known_by_its_methods_alone_gives_what_its_rows_give(pipe):
+    datasets = pytest.importorskip("datasets")
+    asks = [{"image": np.asarray(picture(i)).tolist(), "question": QUESTION, "boxes": [[3, 4, 40, 50]]} for i in (0, 1)]
+    rows = datasets.Dataset.from_list(asks).with_transform(
+        lambda batch: {**batch, "image": [np.array(one, dtype=np.uint8) for one in batch["image"]]}
+    )
+    singles = [pipe({**ask, "image": picture(i)}) for i, ask in enumerate(asks)]
+    assert list(pipe(rows)) == singles
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -136,6 +146,15 @@ def test_a_model_in_bfloat16_answers(processor, pipe):
         ({"image": picture()}, "the question of an image is None"),
         ({"image": picture(), "question": "  "}, "the question of an image is '  '"),
         ({"image": [picture()]}, "what is asked is a Image"),
+        ({"image": {"image": picture(), "question": "?"}, "boxes": [(0, 0, 9, 9)]}, "boxes is given beside dicts"),
+        ({"image": {"image": picture()}, "question": "?"}, r"question is given beside .*'image': ..., 'question': ..."),
+        ({"image": [{"image": picture(), "question": "?"}], "boxes": [[]]}, "boxes is given beside dicts"),
+        ({"image": [{"image": picture()}], "question": "?"}, "question is given beside dicts"),
+        ({"image": iter([{"image": picture(), "question": "?"}]), "boxes": [[]]}, "boxes is given beside dicts"),
+        ({"image": iter([{"image": picture(), "question": "?"}]), "question": "?"}, "question is given beside dicts"),
+        ({"image": picture(), "question": "\ud800"}, r"the text '\\ud800' is no Unicode text"),
+        ({"image": picture(), "question": "?", "batch_size": -1}, "batch_size is -1"),
+        ({"image": [picture()] * 2, "question": "?", "boxes": [[], [(0, 0, 90, 9)]]}, "^image 1, region 0:"),
         ({"image": {"image": picture(), "ask": "?"}}, r"has the keys \['ask', 'image'\]"),
         ({"image": picture(), "question": "a nodule " * 40}, "has .* tokens and the text tower takes 32"),
         ({"image": picture(), "question": "?", "boxes": [(0, 0, 90, 10)]}, "lies outside the image of 80 x 60"),

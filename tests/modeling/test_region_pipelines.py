@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,7 @@ def test_lists_dicts_datasets_and_generators_give_what_single_images_give(classi
     assert_alike(classify(asks, **settings), singles)
     assert_alike(list(classify((ask for ask in asks), **settings)), singles)
     assert_alike(list(classify(ListOf(asks), **settings)), singles)
+    assert_alike(list(classify(RowsOf(asks), **settings)), singles)
 
 
 class ListOf(torch.utils.data.Dataset):
@@ -89,6 +92,43 @@ class ListOf(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int):
         return self.items[i]
+
+
+class RowsOf:
+    """A dataset that is known by its methods alone, as `datasets.Dataset` is; that has a `shape` too."""
+
+    shape = (3, 2)
+
+    def __init__(self, items: list):
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int):
+        return self.items[i]
+
+
+def test_rows_of_the_datasets_library_are_taken_and_one_array_stays_one_image(classify):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list(
+        [{"image": {"bytes": as_png(picture(i)), "path": None}, "boxes": BOXES} for i in (0, 1)]
+    )
+    found = list(classify(rows.cast_column("image", datasets.Image()), LABELS, batch_size=2))
+    assert_alike(found, [classify(picture(i), LABELS, boxes=BOXES) for i in (0, 1)])
+    assert_alike([classify(np.asarray(picture()), LABELS, boxes=BOXES)], found[:1])
+    assert_alike([classify(as_png(picture()), LABELS, boxes=BOXES)], found[:1])
+
+
+def as_png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_an_unknown_setting_is_a_type_error(classify):
+    with pytest.raises(TypeError, match="foo"):
+        classify(picture(), LABELS, boxes=BOXES, foo=1)
 
 
 def assert_alike(found: list, expected: list) -> None:
@@ -229,7 +269,22 @@ def test_a_model_in_bfloat16_works(model, processor):
         ),
         ({"image": picture(), "candidate_labels": LABELS, "regions": "all"}, "regions is 'all'"),
         ({"image": picture(), "candidate_labels": LABELS, "boxes": BOXES, "top_k": 0}, "top_k is 0"),
-        ({"image": picture(), "candidate_labels": LABELS, "boxes": BOXES, "hypothesis_template": "x"}, "must hold {}"),
+        (
+            {"image": picture(), "candidate_labels": LABELS, "boxes": BOXES, "hypothesis_template": "x"},
+            "must hold {} once",
+        ),
+        ({"image": picture(), "candidate_labels": LABELS, "boxes": BOXES, "hypothesis_template": "{} {}"}, "{} once"),
+        ({"image": picture(), "candidate_labels": 5, "boxes": BOXES}, "candidate_labels is 5; it must be one text or"),
+        (
+            {"image": picture(), "candidate_labels": ["\ud800"], "boxes": BOXES},
+            r"the text '\\ud800' is no Unicode text",
+        ),
+        ({"image": picture(), "candidate_labels": LABELS, "boxes": BOXES, "batch_size": -1}, "batch_size is -1"),
+        ({"image": picture(), "candidate_labels": LABELS, "boxes": BOXES, "batch_size": "2"}, "batch_size is '2'"),
+        ({"image": iter([picture()]), "candidate_labels": LABELS, "boxes": BOXES}, "boxes is given beside dicts"),
+        ({"image": [picture()] * 2, "candidate_labels": LABELS, "boxes": [BOXES, None]}, "^image 1: no boxes"),
+        ({"image": [picture()] * 2, "candidate_labels": LABELS, "boxes": [[], [(0, 0, 90, 9)]]}, "^image 1, region 0:"),
+        ({"image": [picture(), "no.png"], "candidate_labels": LABELS, "regions": "proposed"}, "^image 1 .*no.png"),
         ({"image": picture(), "candidate_labels": LABELS, "boxes": BOXES, "window": "heart"}, "window 'heart' is not"),
     ],
 )
@@ -242,6 +297,7 @@ def test_what_cannot_be_classified_is_refused_by_name(classify, call, message):
     ("call", "message"),
     [
         ({"image": picture(), "candidate_labels": LABELS, "threshold": 2}, "threshold is 2"),
+        ({"image": picture(), "candidate_labels": LABELS, "threshold": "a"}, "threshold is 'a'; it must lie in"),
         ({"image": picture(), "candidate_labels": LABELS, "source": "dense"}, "source is 'dense'"),
         ({"image": picture(), "candidate_labels": LABELS, "top_k": True}, "top_k is True"),
         (

@@ -173,6 +173,8 @@ def test_texts_are_trimmed_to_the_longest_and_cut_at_the_limit(processor, tokeni
     assert long["input_ids"].shape == (1, 16)
     assert long["input_ids"][0, -1] == tokenizer.eos_token_id
     assert processor(text="nodule " * 50, max_length=5)["input_ids"].shape == (1, 5)
+    with pytest.raises(ValueError, match="is no Unicode text"):
+        processor.encode_texts(["nodule", "\ud83d"])
     encoded = processor.encode_texts(["nodule", "small nodule"])
     assert sorted(encoded) == ["attention_mask", "input_ids"]
     assert torch.equal(encoded["input_ids"], short["input_ids"])
@@ -244,6 +246,9 @@ def test_a_region_cropped_away_is_masked_with_a_warning_and_the_others_follow_th
         ({"region_text": [["a"], ["b"]]}, "region_text is one list of texts per image, but there are no regions"),
         ({"text": ["a", 5]}, "text 1 is 5; it must be a string"),
         ({"text": []}, "text is empty"),
+        ({"text": ["a", "b \ud800"]}, r"the text 'b \\ud800' is no Unicode text: it holds half a surrogate pair"),
+        ({"region_text": ["\udfff"]}, r"the text '\\udfff' is no Unicode text"),
+        ({"boxes": [[BOX], []], "region_text": [["\ud800"], []]}, r"the text '\\ud800' is no Unicode text"),
         ({"box": [[BOX], []]}, r"arguments \['box'\] are not known; regions are given by boxes"),
         ({"images_kwargs": {"siez": 32}}, r"images_kwargs\['siez'\].*are not known.*Check the spelling"),
         ({"text": "a", "text_kwargs": {"paddng": True}}, r"text_kwargs\['paddng'\].*are not known"),

@@ -5,10 +5,17 @@ from __future__ import annotations
 import io
 import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
-from hostile_pictures import tiff_of_directories, tiff_that_names_gigabytes, tiff_with_a_large_tile
+from hostile_pictures import (
+    bigtiff_of_many_tags,
+    tiff_of_directories,
+    tiff_that_names_gigabytes,
+    tiff_whose_exif_names_gigabytes,
+    tiff_with_a_large_tile,
+)
 from PIL import Image
 
 from regionmed_clip.processing.mask_inputs import decode_masks
@@ -20,9 +27,11 @@ HOSTILE = {
     "a tile of 8192 x 8192": (tiff_with_a_large_tile(), "tiles, 8192 x 8192, do not fit its 16 x 16 pixels"),
     "directories in a loop": (tiff_of_directories([1, 2, 0]), "directories come back to one before"),
     "a directory that follows itself": (tiff_of_directories([0]), "directories come back to one before"),
-    "10,001 directories": (tiff_of_directories(LONG), "directories are more than 10,000"),
+    "6,001 directories": (tiff_of_directories(LONG), "directories are more than 6,000"),
     "tags of 2 GB": (tiff_that_names_gigabytes(), "of 340,014 bytes whose directories name at least"),
     "the same, broken off": (tiff_that_names_gigabytes()[:-500], "whose directories name at least"),
+    "EXIF of 1.8 GB": (tiff_whose_exif_names_gigabytes(), "whose directories name at least 1,800,120,000"),
+    "800,000 tags": (bigtiff_of_many_tags(), "directories have more than 250,000 tags"),
     "a tile of no whole number": (tiff_with_a_large_tile().replace(b"\x42\1\4\0", b"\x42\1\5\0"), "tiles, None x 8192"),
 }
 
@@ -62,13 +71,27 @@ def test_sound_files_of_many_pages_are_read(big_tiff):
     assert decode_image(stream.getvalue(), frame_index=29).getpixel((0, 0)) == 29
 
 
-def test_a_small_picture_in_one_usual_tile_is_read():
-    tile = np.zeros((16, 16), dtype=np.uint8)
+@pytest.mark.parametrize(
+    ("side", "is_packed"),
+    [(16, False), (2048, True), (4096, True), (4112, False)],  # 2048 as viewers of slides write; 4112: 16.9 MB of it
+)
+def test_a_small_picture_in_one_larger_tile_is_read(side, is_packed):
+    tile = np.zeros((side, side), dtype=np.uint8)
     tile[:4, :5] = 7
-    entries = [(256, 5), (257, 4), (258, 8), (259, 1), (262, 1), (277, 1), (322, 16), (323, 16), (324, 134), (325, 256)]
+    data = zlib.compress(tile.tobytes()) if is_packed else tile.tobytes()
+    entries = [(256, 5), (257, 4), (258, 8), (259, 8 if is_packed else 1), (262, 1), (277, 1)]
+    entries += [(322, side), (323, side), (324, 134), (325, len(data))]
     packed = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in entries)
-    content = b"MM\0*" + struct.pack(">IH", 8, len(entries)) + packed + struct.pack(">I", 0) + tile.tobytes()
+    content = b"MM\0*" + struct.pack(">IH", 8, len(entries)) + packed + struct.pack(">I", 0) + data
     assert np.asarray(decode_image(content)).tolist() == [[7] * 5] * 4
+
+
+def test_5000_pages_and_a_tag_of_a_broken_length_are_sound():
+    check_tiff(io.BytesIO(tiff_of_directories([*range(1, 5000), None])), "a stack")
+    page = tiff_of_directories([None])
+    broken = page.replace(struct.pack("<HHII", 279, 4, 1, 1), struct.pack("<HHII", 40_000, 2, 4_000_000_000, 8))
+    assert broken != page
+    check_tiff(io.BytesIO(broken), "a file with a damaged remark")
 
 
 @pytest.mark.parametrize(

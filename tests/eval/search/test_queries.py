@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("faiss", reason="pip install -e '.[search]'")
 
+from regionmed_clip.eval.search import search_index
 from regionmed_clip.eval.search.corpus_rows import CorpusImages
 from regionmed_clip.eval.search.queries import Searcher
 from regionmed_clip.eval.search.search_command import main
@@ -80,6 +81,10 @@ def test_the_graph_and_looking_at_all_agree(searcher, pictures):
     assert [hit["row"] for hit in by_graph] == [hit["row"] for hit in exactly]
 
 
+def test_a_number_of_hits_may_be_numpys(searcher):
+    assert len(searcher.search(text="a cyst", k=np.int64(3))) == 3
+
+
 def test_more_hits_than_rows_gives_every_row_once(searcher, pictures):
     assert sorted(hit["row"] for hit in searcher.search(pictures[0], k=10**6)) == list(range(10))
 
@@ -126,6 +131,13 @@ def test_other_images_of_the_same_patient_are_left_out_too(searcher, pictures, m
         ({"image": 0, "box": [1, 2, 3]}, "4 numbers|four"),
         ({"image": 0, "k": 0}, "k is 0; it must be a whole number of at least 1"),
         ({"image": "nowhere.png"}, "nowhere.png"),
+        ({"image": 0, "k": 1.5}, "k is 1.5; it must be a whole number"),
+        ({"text": 5}, "text is 5; it must say something"),
+        ({"text": "\ud800"}, r"the text '\\ud800' is no Unicode text"),
+        ({"text": "x", "where": ["CT"]}, r"where is \['CT'\]; it must be a dict"),
+        ({"text": "x", "where": {"modality": "\ud800"}}, r"the text '\\ud800' is no Unicode text"),
+        ({"text": "x", "where": {"modality": 5}}, "where has modality=5; a value must be a text"),
+        ({"text": "x", "where": {"modality": ["CT"]}}, r"where has modality=\['CT'\]; a value must be a text"),
     ],
 )
 def test_a_query_that_cannot_be_answered_is_refused(searcher, pictures, query, message):
@@ -164,9 +176,10 @@ def test_another_models_index_is_refused(index, model, processor):
     [
         ("{", "is damaged"),
         ("[]", "is damaged"),
-        ('{"format": 9}', "has format 9; this version reads 1"),
-        ('{"format": 1}', "is damaged"),
-        ('{"format": 1, "width": 2, "model": {}, "levels": {"images": {}, "regions": {}}}', "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ('{"format": 1}', r"has format 1; this version reads 2\. Make the index anew"),
+        ('{"format": 2}', "is damaged"),
+        ('{"format": 2, "width": 2, "model": {}, "levels": {"images": {}, "regions": {}}}', "is damaged"),
     ],
 )
 def test_a_damaged_manifest_is_refused(content, message, tmp_path):
@@ -175,17 +188,74 @@ def test_a_damaged_manifest_is_refused(content, message, tmp_path):
         SearchIndex(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kind", "ivf"),
+        ("kind", []),
+        ("file", "../regions.faiss"),
+        ("num_rows", True),
+        ("num_rows", -5),
+        ("rows_sha256", {}),
+        ("rows_sha256", []),
+        ("rows_sha256", {"../search.json": ""}),
+    ],
+)
+def test_a_manifest_that_says_what_no_index_is_is_refused(index, tmp_path, name, value):
+    manifest = json.loads((index.folder / "search.json").read_text())
+    manifest["levels"]["regions"][name] = value
+    (tmp_path / "search.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"search\.json is damaged.*Copy the index folder again, or make it anew"):
+        SearchIndex(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".arrow", "state.json", "dataset_info.json"])
+@pytest.mark.parametrize("change", ["one byte", "emptied", "missing", "a list"])
+def test_rows_that_are_not_those_written_are_refused_before_they_are_read(index, tmp_path, suffix, change):
+    shutil.copytree(index.folder, tmp_path / "index")
+    (path,) = (path for path in (tmp_path / "index" / "images").iterdir() if path.name.endswith(suffix))
+    content = path.read_bytes()
+    middle = len(content) // 2
+    changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes({"one byte": changed, "a list": b"[]"}.get(change, b""))
+    if change == "missing":
+        path.unlink()
+    opened = SearchIndex(tmp_path / "index")
+    reason = "is missing" if change == "missing" else "its SHA-256 differs"
+    with pytest.raises(ValueError, match=rf"{reason}\. Copy the index folder again"):
+        opened.search("images", np.eye(opened.width, dtype=np.float32)[0], 1, is_exact=True)
+
+
+def test_rows_are_hashed_once_and_those_of_the_other_level_not_at_all(index, monkeypatch):
+    hashed = []
+    hash_file = search_index.hash_file
+    monkeypatch.setattr(search_index, "hash_file", lambda path: hashed.append(path.parent.name) or hash_file(path))
+    opened = SearchIndex(index.folder)
+    for _ in range(2):
+        opened.row("images", 0)
+    assert hashed == ["images"] * 3
+
+
 def test_rows_that_do_not_fit_the_manifest_are_refused(index, tmp_path):
     shutil.copytree(index.folder, tmp_path / "index")
-    for path in (tmp_path / "index" / "images").glob("*.arrow"):
-        path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="images cannot be read"):
-        SearchIndex(tmp_path / "index").rows("images")
     manifest = json.loads((tmp_path / "index" / "search.json").read_text())
     manifest["levels"]["regions"]["num_rows"] += 1
     (tmp_path / "index" / "search.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"holds \d+ rows; search\.json says"):
+    with pytest.raises(ValueError, match=r"holds \d+ rows, not the \d+ with embeddings of 16 numbers of search\.json"):
         SearchIndex(tmp_path / "index").rows("regions")
+    manifest["width"] = 15
+    (tmp_path / "index" / "search.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"holds 10 rows, not the 10 with embeddings of 15 numbers"):
+        SearchIndex(tmp_path / "index").rows("images")
+
+
+def test_a_file_without_a_graph_is_not_walked_as_one(make_index, tmp_path):
+    manifest = make_index(tmp_path / "index", kind="exact")
+    manifest["levels"]["images"]["kind"] = "hnsw"
+    (tmp_path / "index" / "search.json").write_text(json.dumps(manifest))
+    opened = SearchIndex(tmp_path / "index")
+    with pytest.raises(ValueError, match=r"images\.faiss is no graph"):
+        opened.search("images", np.eye(opened.width, dtype=np.float32)[0], 1)
 
 
 def test_the_command_prints_hits_for_people_and_for_programs(index, model_folder, pictures, capsys):

@@ -187,11 +187,42 @@ def test_the_program_places_pictures_as_a_source_checkpoint_does(program, proces
         placement.to_frame([(0, 0, 5, 5)])
 
 
+@pytest.mark.parametrize("text", ["[SEP]", "the [PAD] of", "[CLS] [UNK] [MASK]", "结节 😀 é", "\0", "Ü" * 64])
+def test_the_program_splits_texts_as_the_processor_does(program, exported, processor, text):
+    found, wanted = program.OnnxModel(exported).tokenize([text, "a"]), processor(text=[text, "a"])
+    for name in ("input_ids", "attention_mask"):
+        np.testing.assert_array_equal(found[name], wanted[name])
+
+
+def test_a_program_that_reads_special_tokens_in_texts_is_not_written(model_folder, tmp_path, monkeypatch):
+    settings_of = export_folder._settings_of
+
+    def forgetful(*a):
+        settings = settings_of(*a)
+        return settings | {"text": settings["text"] | {"splits_special_tokens": False}}
+
+    monkeypatch.setattr(export_folder, "_settings_of", forgetful)
+    monkeypatch.setattr(export_folder, "PATHS", (ImagePath,))
+    with pytest.raises(ValueError, match=r"prepares its inputs otherwise .* ids do differ"):
+        export_model(ExportSettings(model=model_folder, output=tmp_path / "onnx", data=DATA))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_nothing_there_are_no_embeddings(program, exported, picture):
+    graphs = program.OnnxModel(exported)
+    for found in (graphs.embed_images([]), graphs.embed_texts([]), graphs.embed_regions(picture, [])):
+        assert (found.shape, found.dtype) == ((0, 16), np.float32)
+
+
 @pytest.mark.parametrize(
     ("box", "message"),
     [
         ([5, 5, 5, 9], "is empty or outside"),
         ([0, 0, 500, 5], "is empty or outside the picture of 144 x 136"),
+        (
+            [144.2, 0, 144.4, 136],
+            "is empty or outside the picture of 144 x 136",
+        ),  # within the half pixel that is let by
         ([0, 0, float("nan"), 5], "four finite numbers"),
     ],
 )

@@ -12,7 +12,14 @@ import pytest
 from hub_clients import a_hub, talking_to
 from huggingface_hub import CommitOperationAdd
 
-from regionmed_clip.model_cards.hub_push import MANIFEST_FILE, Upload, check_access, check_target, push
+from regionmed_clip.processing.corpus.hub_push import (
+    MANIFEST_FILE,
+    Upload,
+    check_access,
+    check_target,
+    push,
+    told_as_value_errors,
+)
 
 # huggingface_hub's own way of sending a large file without Xet
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -20,7 +27,7 @@ CARD = b"---\nlicense: apache-2.0\n---\n"
 PUSH = """
 import sys
 from pathlib import Path
-from regionmed_clip.model_cards.hub_push import Upload, push
+from regionmed_clip.processing.corpus.hub_push import Upload, push
 files = {path.name: path for path in sorted(Path(sys.argv[1]).iterdir())}
 print(push(Upload(repo_id="lab/a", repo_type="model", files=files, message="Publish")).commit)
 """
@@ -71,12 +78,12 @@ def test_a_second_push_removes_what_the_first_put_there_and_leaves_what_others_d
     upload = replace(upload, repo_type=kind)
     old = {"roi_old.py": b"x = 1", "samples/a.png": b"png", "data/old.json": b"old"}
     push(replace(upload, files={**upload.files, **old}))
-    others_put(hub, "tool.py", "banner.svg", "samples/b.png", kind=kind)
+    others_put(hub, "tool.sh", "banner.svg", "samples/b.png", kind=kind)
     pushed = push(upload)
     assert pushed.removed == ("data/old.json", "roi_old.py", "samples/a.png")
-    assert pushed.kept == ("banner.svg", "samples/b.png", "tool.py")
+    assert pushed.kept == ("banner.svg", "samples/b.png", "tool.sh")
     names = set(hub.api().list_repo_files("lab/a", repo_type=kind)) - {".gitattributes", MANIFEST_FILE}
-    assert names == {"README.md", "model.safetensors", "banner.svg", "samples/b.png", "tool.py"}
+    assert names == {"README.md", "model.safetensors", "banner.svg", "samples/b.png", "tool.sh"}
     third = push(upload)  # what the first put there is forgotten by now
     assert (third.removed, third.kept, third.has_changed) == ((), pushed.kept, False)
 
@@ -104,7 +111,13 @@ def test_a_repository_of_others_loses_nothing_and_what_is_written_over_is_told(h
         ("model", "model.safetensors.index.json"),
         ("model", "pytorch_model.bin"),
         ("model", "special_tokens_map.json"),
+        ("model", "additional_chat_templates/chat.jinja"),
+        ("space", "model/additional_chat_templates/chat.jinja"),
         ("space", "model/adapter_config.json"),
+        ("space", "torch.py"),
+        ("space", "gradio/__init__.py"),
+        ("space", "pre-requirements.txt"),
+        ("space", "packages.txt"),
         ("dataset", "data/train-00000-of-00002.parquet"),
     ],
 )
@@ -135,7 +148,7 @@ def test_a_list_of_published_names_that_is_none_is_told(hub, upload):
 
 def test_a_public_repository_takes_nothing_without_the_word(hub, upload):
     hub.api().create_repo("lab/a", private=False)
-    told = {"create_pr": False, "tag": None}
+    told = {"create_pr": False}
     with pytest.raises(ValueError, match="exists and is public, and --public is not given; nothing was sent"):
         check_access("lab/a", "model", is_public=False, **told)
     with pytest.raises(ValueError, match="is public, and --public is not given; nothing was sent"):
@@ -161,27 +174,88 @@ def test_a_tag_pins_the_commit_and_is_never_moved(hub, upload):
     first = push(replace(upload, tag="v1"))
     push(replace(upload, files={**upload.files, "README.md": CARD + b"more"}))
     assert hub.api().repo_info("lab/a", revision="v1").sha == first.commit
-    with pytest.raises(ValueError, match="has a tag 'v1', and tags stay where they are; nothing was sent"):
-        check_access("lab/a", "model", is_public=False, create_pr=False, tag="v1")
+    before = hub.api().list_repo_commits("lab/a")
+    with pytest.raises(ValueError, match="has a tag 'v1' on other files, and tags stay where they are; nothing was se"):
+        push(replace(upload, tag="v1", files={**upload.files, "README.md": CARD + b"most"}))
+    assert [one.commit_id for one in hub.api().list_repo_commits("lab/a")] == [one.commit_id for one in before]
+
+
+def test_a_finished_push_with_a_tag_is_repeated(hub, upload):
+    first, second = push(replace(upload, tag="v1")), push(replace(upload, tag="v1"))
+    assert (second.has_changed, second.commit) == (False, first.commit)
+    others_put(hub, "banner.svg")
+    assert push(replace(upload, tag="v1")).has_changed is False
+    assert hub.api().repo_info("lab/a", revision="v1").sha == first.commit
+
+
+def test_what_others_edited_after_a_publication_is_theirs(hub, upload):
+    push(replace(upload, files={**upload.files, "notes.md": b"ours", "old.md": b"old"}))
+    others_put(hub, "README.md", "notes.md")  # as the Hub's page lets anyone of the group do
+    pushed = push(upload)
+    assert (pushed.replaced, pushed.kept, pushed.removed) == (("README.md",), ("notes.md",), ("old.md",))
+    assert files_on(hub) == {"README.md", "model.safetensors", "notes.md"}
+    assert list(pushed.lines()) == [
+        "Removed, of an earlier publication: old.md.",
+        "Left there, being of others or changed by them: notes.md.",
+        "Replaced, though it was of others or changed by them (the commit before keeps it): README.md.",
+    ]
+    assert push(upload).replaced == ()  # ours again
+
+
+def test_somebodys_file_with_the_very_content_of_ours_is_not_called_replaced(hub, upload):
+    others_put(hub, "README.md")
+    assert push(replace(upload, files={**upload.files, "README.md": CARD + b"theirs"})).replaced == ()
 
 
 @pytest.mark.parametrize(
     ("token", "reason"),
-    [(None, "no token"), ("hf_unknown", "does not know this token"), ("hf_reader", "may not write there")],
+    [
+        (None, "no token"),
+        ("hf_unknown", "does not know this token"),
+        ("hf_reader", "may not write there, for it only reads"),
+        ("hf_fine_reader", "may not write there, for it only reads"),
+        ("hf_stranger", "may not write there; it is of stranger, and lab is none of these"),
+    ],
 )
-def test_without_the_right_to_write_nothing_is_made(hub, upload, token, reason):
-    def publish():
-        check_access("lab/a", "model", is_public=False, create_pr=False, tag=None)
-        push(upload)
-
+def test_without_the_right_to_write_nothing_is_asked_for(hub, token, reason):
     with talking_to(hub, token), pytest.raises(ValueError, match=reason):
-        publish()
+        check_access("lab/a", "model", is_public=False, create_pr=False)
     assert hub.own.hub.repositories == {}
+
+
+@pytest.mark.parametrize("token", ["hf_unknown", "hf_reader", "hf_stranger"])
+def test_without_the_right_to_write_nothing_is_made(hub, upload, token):
+    with talking_to(hub, token), pytest.raises(ValueError, match=r"does not know this token|may not write there"):
+        push(upload)
+    assert hub.own.hub.repositories == {}
+
+
+def test_a_stranger_may_propose_a_change(hub):
+    hub.api().create_repo("lab/a", private=False)
+    with talking_to(hub, "hf_stranger"):
+        check_access("lab/a", "model", is_public=True, create_pr=True)
+
+
+@pytest.mark.parametrize("what", ["is gone", "is a folder"])
+def test_a_file_of_this_machine_is_not_called_the_connection(hub, upload, tmp_path, what):
+    place = tmp_path / "notes.json"
+    if what == "is a folder":
+        place.mkdir()
+    with pytest.raises(ValueError, match=r"lab/a: .*notes\.json'; that is of this machine"):
+        push(replace(upload, files={**upload.files, "notes.json": place}))
+
+
+def test_a_full_disk_is_not_called_the_connection():
+    with (
+        pytest.raises(ValueError, match="No space left on device; that is of this machine"),
+        told_as_value_errors("a/b"),
+    ):
+        raise RuntimeError("Error while uploading") from OSError(28, "No space left on device")
 
 
 def test_a_pull_request_needs_a_repository(hub):
     with pytest.raises(ValueError, match=r"a pull request needs one that does\. Leave --create-pr out"):
-        check_access("lab/a", "model", is_public=False, create_pr=True, tag=None)
+        check_access("lab/a", "model", is_public=False, create_pr=True)
 
 
 def test_no_server_and_no_network_are_told(hub, upload, monkeypatch):
