@@ -106,10 +106,8 @@ class Answers:
         """canvas, cards, note; the boxes are the model's own, none where it finds nothing."""
         boxes = self.model.propose(_picture(visit), float(threshold), MAX_BOXES)
         if not boxes:
-            raise ValueError(
-                f"The model suggests no box here: none scores {threshold:.2f} or more. That is an answer too; lower "
-                "the least score under Options to see its guesses."
-            )
+            said = f"The model suggests no box here: none scores {threshold:.2f} or more. That is an answer too; lower "
+            return gr.skip(), gr.skip(), pages.note(f"{said}the least score under Options to see its guesses.")
         cards, labels = self._read(visit, boxes, check_texts(raw_texts), 0)
         canvas = {"boxes": boxes, "selected": 0, "labels": labels, "from_server": True}
         found = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"

@@ -55,8 +55,8 @@ def prepare_dataset(
     """The files and the card of a data set that passes its checks.
 
     A built corpus is checked as `regionmed-corpus check` does, pixels included, and all of its texts are searched for
-    credentials and local paths. Of a source folder, or a folder of
-    them, every row is read, texts are searched for personal data, and pictures for texts that they carry.
+    credentials and local paths. Of a source folder, or a folder of them, every row is read, texts are searched for
+    personal data, and pictures for texts that they carry.
 
     Args:
         is_public: whether all will see it.

@@ -525,7 +525,7 @@ def _best(scores: list[float], names: list[str], key: str, top_k: int | None) ->
 
 
 def _corners(box: list[float]) -> dict[str, float]:
-    return dict(zip(("xmin", "ymin", "xmax", "ymax"), map(float, box)))
+    return dict(zip(("xmin", "ymin", "xmax", "ymax"), (round(float(number), 4) for number in box)))
 
 
 def _or_refuse(place: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -555,4 +555,5 @@ def _short(value: Any, length: int = 60) -> str:
         return f"a {type(value).__name__}"
     text = value[: length + 1] if isinstance(value, str) else f"{type(value).__name__} {_Shown().repr(value)}"
     text = text.encode("ascii", "backslashreplace").decode()
-    return repr(text) if len(text) <= length else f"{text[:length]!r}..."
+    shown = repr(text[:length]) if isinstance(value, str) else text[:length]
+    return shown if len(text) <= length else f"{shown}..."

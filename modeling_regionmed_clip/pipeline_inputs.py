@@ -140,5 +140,5 @@ def encoded_whole(processor: Any, text_model: Any, texts: list[str], what: str) 
 
 
 def as_corners(box: Any) -> dict[str, float]:
-    """The box {"xmin", "ymin", "xmax", "ymax"}, as the library's own pipelines write it, of four numbers."""
-    return dict(zip(("xmin", "ymin", "xmax", "ymax"), (float(number) for number in box), strict=True))
+    """The box {"xmin", "ymin", "xmax", "ymax"}, as the library's own pipelines write it, to a ten-thousandth pixel."""
+    return dict(zip(("xmin", "ymin", "xmax", "ymax"), (round(float(number), 4) for number in box), strict=True))

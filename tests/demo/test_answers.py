@@ -139,9 +139,11 @@ def test_options_without_an_upload_change_nothing(page, answers, visit):
     assert "files that you upload" in note
 
 
-def test_suggesting_nothing_is_an_answer_with_a_way_out(answers, visit):
-    with pytest.raises(ValueError, match="suggests no box here: none scores"):
-        answers.suggest(visit, "a\nb", 1.0)
+def test_suggesting_nothing_is_an_answer_with_a_way_out(page, answers, visit):
+    *unchanged, note = answers.suggest(visit, "a\nb", 1.0)
+    assert all(update == page.answers.gr.skip() for update in unchanged)
+    assert 'role="status"' in note
+    assert "suggests no box here: none scores 1.00" in note
 
 
 def test_suggested_boxes_come_read(answers, visit):
