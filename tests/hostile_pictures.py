@@ -5,9 +5,16 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from regionmed_clip.processing.mask_inputs import decode_masks
+from regionmed_clip.processing.medical_image import decode_image
 
 
 def saved(image: Image.Image, kind: str, **settings) -> bytes:
@@ -127,3 +134,14 @@ def deflated_dicom() -> bytes:
     meta = b"\x02\x00\x10\x00UI" + struct.pack("<H", len(syntax)) + syntax
     length = b"\x02\x00\x00\x00UL\x04\x00" + struct.pack("<I", len(meta))
     return bytes(128) + b"DICM" + length + meta + zlib.compress(bytes(2**20), 9)
+
+
+def assert_refused_unread(content: bytes, words: str, path: Path, reader: tuple[Any, str]) -> None:
+    """None; as bytes and as a file, as a picture and as a mask it is refused by name, and `reader` is never called."""
+    path.write_bytes(content)
+    with patch.object(*reader, side_effect=AssertionError("it was read before it was looked at")):
+        for source in (content, path):
+            with pytest.raises(ValueError, match=rf"image 3 \(.*{words}"):
+                decode_image(source, "image 3")
+            with pytest.raises(ValueError, match=rf"image 0, region 0: the mask .*{words}"):
+                decode_masks([source], (64, 64))

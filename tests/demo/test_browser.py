@@ -231,3 +231,6 @@ def test_a_slice_of_a_ct_volume_is_chosen_and_windowed_under_options(open_page, 
         page.mouse.move(*_spot(page, 30, 25), steps=4)
         page.mouse.up()
         _wait_for_labels(page, 1)
+        assert page.locator(".rc-image").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [40, 30]
+        assert page.locator(".card-region").count() == 1
+        assert _sides(page) == [5, 5, 30, 25]

@@ -100,32 +100,22 @@ def test_an_image_processor_that_reads_otherwise_alone_is_refused(copied):
 
 
 @pytest.mark.parametrize(
-    ("line", "wrong", "reason"),
+    ("name", "line", "wrong", "reason"),
     [
-        ('"logits_per_region": logits.float()', '"logits_per_region": logits.cumsum(-1)', "by the golden outputs"),
-        ('{"score": score, "label": label, "box"', '{"score": score, "label": "a", "box"', "region-grounding answered"),
+        ("region_pipelines.py", '"logits_per_region": logits.float()', '"logits_per_region": logits.cumsum(-1)',
+         "by the golden outputs"),
+        ("region_pipelines.py", '{"score": score, "label": label, "box"', '{"score": score, "label": "a", "box"',
+         "region-grounding answered"),
+        ("handler.py", "logits_per_region.softmax", "logits_per_region.cumsum(-1).softmax",
+         "handler.py classify_regions answered"),
+        ("handler.py", '"label": label, "box"', '"label": "a", "box"', "handler.py ground answered"),
+        ("handler.py", "output.text_embeds.tolist()", "(-output.text_embeds).tolist()",
+         "handler.py embed_text answered"),
     ],
-    ids=["classification", "grounding"],
+    ids=["classifying", "grounding", "handler classifying", "handler grounding", "handler embedding"],
 )  # fmt: skip
-def test_pipelines_that_answer_nonsense_are_refused(line, wrong, reason, copied):
-    code = copied / "region_pipelines.py"
-    assert code.read_text().count(line) == 1
-    code.write_text(code.read_text().replace(line, wrong))
-    with pytest.raises(ValueError, match=reason):
-        rehearse(copied)
-
-
-@pytest.mark.parametrize(
-    ("line", "wrong", "reason"),
-    [
-        ("logits_per_region.softmax", "logits_per_region.cumsum(-1).softmax", "handler.py classify_regions answered"),
-        ('"label": label, "box"', '"label": "a", "box"', "handler.py ground answered"),
-        ("output.text_embeds.tolist()", "(-output.text_embeds).tolist()", "handler.py embed_text answered"),
-    ],
-    ids=["regions", "grounding", "texts"],
-)  # fmt: skip
-def test_a_handler_that_answers_nonsense_is_refused(line, wrong, reason, copied):
-    code = copied / "handler.py"
+def test_pipelines_and_a_handler_that_answer_nonsense_are_refused(name, line, wrong, reason, copied):
+    code = copied / name
     assert code.read_text().count(line) == 1
     code.write_text(code.read_text().replace(line, wrong))
     with pytest.raises(ValueError, match=reason):
